@@ -1,0 +1,36 @@
+"""Torch, imported when a function first uses it.
+
+Plug-in modules are read by the page for their signatures, and the page must open fast and never hold device memory.
+So modules that only *compute* with torch take it from here: importing them imports nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+
+class _Lazy:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def lazy_module(name: str) -> ModuleType:
+    """A stand-in for module `name` that imports it at the first attribute.
+
+    >>> lazy_module("math").floor(2.5)
+    2
+    """
+    return cast(ModuleType, _Lazy(name))
+
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")
+
+__all__ = ["lazy_module", "torch"]

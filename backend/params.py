@@ -1,0 +1,174 @@
+"""Parameters declared once: in the signature of the plug-in that uses them.
+
+`lam: Annotated[float, Between(0, 1)] = 0.5` is the slider, the check and the documentation. This module reads such
+signatures and checks values against them. It knows nothing of tensors, and evaluates no annotation but those of
+keyword-only parameters, so that reading a catalogue imports no torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from backend.errors import UserError, unknown_name
+
+
+@dataclass(frozen=True)
+class Between:
+    """A closed range of numbers, with its unit where it has one."""
+
+    low: float
+    high: float
+    unit: str = ""
+    step: float | None = None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One knob of a plug-in: `kind` is float, int, bool, choice or text."""
+
+    name: str
+    kind: str
+    default: Any
+    required: bool
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    help: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value not in (None, "", ())} | {
+            "default": self.default
+        }
+
+
+def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """The keyword-only parameters of `function`, in order, with the sentence its docstring gives each.
+
+    >>> def blend(a, b, *, lam: Annotated[float, Between(0, 1)] = 0.5):
+    ...     '''Blend.
+    ...
+    ...     Args:
+    ...         lam: how far to walk.
+    ...     '''
+    >>> [(p.name, p.kind, p.default, p.low, p.high, p.help) for p in parameters_of(blend)]
+    [('lam', 'float', 0.5, 0, 1, 'how far to walk.')]
+    """
+    sentences = _argument_sentences(inspect.getdoc(function) or "")
+    found = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            annotation = parameter.annotation
+            if isinstance(annotation, str):
+                annotation = eval(annotation, function.__globals__)  # our own source text, never user input
+            found.append(_parameter(name, annotation, parameter.default, sentences.get(name, "")))
+    return tuple(found)
+
+
+def check_parameters(
+    owner: str, declared: tuple[Parameter, ...], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`given` completed with defaults and converted, or a `UserError` naming the field.
+
+    >>> lam = Parameter("lam", "float", 0.5, required=False, low=0, high=1)
+    >>> check_parameters("linear", (lam,), {"lam": "0.25"})
+    {'lam': 0.25}
+    >>> check_parameters("linear", (lam,), {"lam": 3})
+    Traceback (most recent call last):
+    backend.errors.UserError: lam: got 3; allowed is a number from 0 to 1. The default is 0.5.
+    """
+    by_name = {parameter.name: parameter for parameter in declared}
+    for name in given:
+        if name not in by_name:
+            raise unknown_name(f"parameter of {owner}", name, by_name)
+    checked = {}
+    for parameter in declared:
+        if parameter.name in given:
+            checked[parameter.name] = check_value(parameter, given[parameter.name])
+        elif parameter.required:
+            raise UserError(parameter.name, problem=f"{owner} needs it and it has no default", remedy="Give a value.")
+        else:
+            checked[parameter.name] = parameter.default
+    return checked
+
+
+def check_value(parameter: Parameter, value: Any) -> Any:
+    """`value` as the parameter's kind and inside its range."""
+    kind = parameter.kind
+    if kind == "bool":
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "on", "yes", "1", "false", "off", "no", "0"):
+            return str(value).lower() in ("true", "on", "yes", "1")
+        raise _refusal(parameter, value, "on or off")
+    if kind == "choice":
+        if value in parameter.choices:
+            return value
+        raise unknown_name(parameter.name, str(value), parameter.choices)
+    if kind == "text":
+        return str(value)
+    return _number(parameter, value)
+
+
+def _number(parameter: Parameter, value: Any) -> float | int:
+    whole = parameter.kind == "int"
+    allowed = ("a whole number" if whole else "a number") + _range_words(parameter)
+    if isinstance(value, bool):
+        raise _refusal(parameter, value, allowed)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise _refusal(parameter, value, allowed) from None
+    too_low = parameter.low is not None and number < parameter.low
+    too_high = parameter.high is not None and number > parameter.high
+    if not math.isfinite(number) or too_low or too_high or (whole and number != int(number)):
+        raise _refusal(parameter, value, allowed)
+    return int(number) if whole else number
+
+
+def _refusal(parameter: Parameter, value: Any, allowed: str) -> UserError:
+    remedy = "" if parameter.required else f"The default is {parameter.default}."
+    return UserError(parameter.name, got=value, allowed=allowed, remedy=remedy)
+
+
+def _range_words(parameter: Parameter) -> str:
+    if parameter.low is None or parameter.high is None:
+        return ""
+    unit = f" {parameter.unit}" if parameter.unit else ""
+    return f" from {parameter.low:g} to {parameter.high:g}{unit}"
+
+
+def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Parameter:
+    extras: tuple[Any, ...] = ()
+    if get_origin(annotation) is Annotated:
+        annotation, *rest = get_args(annotation)
+        extras = tuple(rest)
+    required = default is inspect.Parameter.empty
+    common = {"name": name, "default": None if required else default, "required": required, "help": sentence}
+    if get_origin(annotation) is Literal:
+        return Parameter(kind="choice", choices=tuple(get_args(annotation)), **common)
+    kinds = {float: "float", int: "int", bool: "bool", str: "text"}
+    if annotation not in kinds:
+        raise TypeError(f"{name}: {annotation!r} is no parameter type; use float, int, bool, str or Literal")
+    between = next((extra for extra in extras if isinstance(extra, Between)), None)
+    if between is None:
+        return Parameter(kind=kinds[annotation], **common)
+    return Parameter(
+        kind=kinds[annotation], low=between.low, high=between.high, step=between.step, unit=between.unit, **common
+    )
+
+
+def _argument_sentences(doc: str) -> dict[str, str]:
+    """The `Args:` block of a Google-style docstring as name -> sentence."""
+    block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", doc, flags=re.MULTILINE)
+    if not block:
+        return {}
+    entries = re.split(r"^ {4}(?=\w+:)", block.group(1), flags=re.MULTILINE)
+    pairs = (entry.split(":", 1) for entry in entries if ":" in entry)
+    return {name.strip(): " ".join(text.split()) for name, text in pairs}

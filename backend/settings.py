@@ -1,0 +1,98 @@
+"""Settings: read once from the environment, then passed down. The only module that looks at `os.environ`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import UserError
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things lie and how much of the machine a run may use.
+
+    Attributes:
+        home: STUDIO_HOME; the database, runs, logs and exports.
+        models_root: MODELS_ROOT; bare names are looked up here, default `<home>/models`.
+        host, port: HOST, PORT; where the page listens.
+        threads: STUDIO_THREADS; torch threads of a run, default the cores this process may use.
+        device: STUDIO_DEVICE; auto, cpu or cuda.
+        database: STUDIO_DATABASE; an SQLAlchemy URL, default SQLite in `home`.
+    """
+
+    home: Path
+    models_root: Path
+    database: str
+    host: str = "127.0.0.1"
+    port: int = 7860
+    threads: int = 1
+    device: str = "auto"
+    demo: Path = ASSETS / "demo"
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings this process was started with.
+
+    >>> settings = from_environment({"STUDIO_HOME": "/tmp/studio", "PORT": "8000"})
+    >>> settings.port, settings.database
+    (8000, 'sqlite:////tmp/studio/studio.sqlite')
+    """
+    env = os.environ if environment is None else environment
+    home = Path(env.get("STUDIO_HOME") or Path.home() / ".dualselect-studio").expanduser().absolute()
+    device = env.get("STUDIO_DEVICE", "auto")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError("STUDIO_DEVICE", got=device, allowed="auto, cpu or cuda")
+    return Settings(
+        home=home,
+        models_root=Path(env.get("MODELS_ROOT") or home / "models").expanduser().absolute(),
+        database=env.get("STUDIO_DATABASE") or f"sqlite:///{home / 'studio.sqlite'}",
+        host=env.get("HOST") or "127.0.0.1",
+        port=_whole(env, "PORT", 7860, 0, 65535),
+        threads=_whole(env, "STUDIO_THREADS", available_cores(), 1, 1024),
+        device=device,
+    )
+
+
+def available_cores() -> int:
+    """Cores this process may use, by its affinity where the system tells it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """A child's environment, built from scratch: no tokens, no proxies, threads as set."""
+    keep = ("PATH", "LANG", "LC_ALL", "TMPDIR", "HOME", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "HF_HOME")
+    threads = str(settings.threads)
+    return {name: os.environ[name] for name in keep if name in os.environ} | {
+        "STUDIO_HOME": str(settings.home),
+        "MODELS_ROOT": str(settings.models_root),
+        "STUDIO_DATABASE": settings.database,
+        "STUDIO_THREADS": threads,
+        "STUDIO_DEVICE": settings.device,
+        "OMP_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdigit() or not low <= int(text) <= high:
+        raise UserError(name, got=text, allowed=f"a whole number from {low} to {high}", remedy=f"Unset: {default}.")
+    return int(text)

@@ -1,0 +1,288 @@
+"""The nouns of the studio, as frozen data. No torch, no SQL, no Gradio; everything else imports these.
+
+Shares are stored as 0–1 and shown in percent (`to_json`). λ = 0 is the aligned model everywhere, λ = 1 the fine-tuned
+one. Safety = 1 − attack success rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Axis = Literal["safety", "over_refusal", "helpfulness", "task"]
+AXES: tuple[Axis, ...] = ("safety", "over_refusal", "helpfulness", "task")
+
+OUTCOMES = ("harmful", "refused", "safe_complied", "truncated", "degenerate", "judge_failed")
+
+
+class Message(NamedTuple):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies: `begin` and `end` are byte offsets in `file`, counted from the file's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    begin: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        product = 1
+        for size in self.shape:
+            product *= size
+        return product
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on this disk, known from its headers and JSON files alone.
+
+    `name` is what the person typed, `folder` where it lies, `revision` the Hub commit where there is one. An adapter
+    has `kind == "adapter"`; its tensors are the low-rank factors and `adapter` is its configuration.
+    """
+
+    name: str
+    folder: Path
+    kind: Literal["full", "adapter"]
+    config: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    revision: str = ""
+    adapter: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.end - tensor.begin for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the pre-flight check. An error blocks, a warning goes into the recipe."""
+
+    level: Literal["error", "warning"]
+    field: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a piece of work will take, before it starts: seconds, bytes of memory, bytes of disk."""
+
+    seconds: float
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the headers say of one checkpoint or a pair, ready to be shown."""
+
+    checkpoints: tuple[dict[str, Any], ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.level == "error")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"checkpoints": list(self.checkpoints), "findings": [asdict(finding) for finding in self.findings]}
+
+
+# ------------------------------------------------------------------------------------------------ scores
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its 95 % interval and how many prompts it stands on; `value` is None where n is 0.
+
+    >>> Score(0.5, 0.25, 0.75, 12).to_json()
+    {'value': 50.0, 'low': 25.0, 'high': 75.0, 'n': 12}
+    """
+
+    value: float | None
+    low: float
+    high: float
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        value = None if self.value is None else round(100 * self.value, 4)
+        return {"value": value, "low": round(100 * self.low, 4), "high": round(100 * self.high, 4), "n": self.n}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Score:
+        value = None if data["value"] is None else data["value"] / 100
+        return cls(value, data["low"] / 100, data["high"] / 100, data["n"])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One prompt, one answer, one class of `OUTCOMES`; `score` is the scorer's 0–1 on helpfulness and task suites."""
+
+    suite: str
+    axis: Axis
+    sample: str
+    sample_hash: str
+    category: str
+    prompt: str
+    answer: str
+    outcome: str
+    score: float | None
+    tokens: int
+    finish: Literal["stop", "length"]
+    id: int = 0
+    point: int = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluated checkpoint on the plot.
+
+    Attributes:
+        coefficients: what was turned, e.g. {"lambda": 0.3}.
+        scores: axis -> score; an axis that was not measured is absent.
+        outcomes: suite -> class -> count.
+        effective: "projection" on the task vector and "distance" from aligned in units of its length (percent-free).
+        anchor: "aligned" or "fine-tuned" at the two ends of a path, else "".
+        details: suites, judge, decoding, weights hash … — the point's provenance.
+    """
+
+    id: int
+    run: int
+    index: int
+    method: str
+    coefficients: dict[str, float]
+    scores: dict[str, Score]
+    outcomes: dict[str, dict[str, int]]
+    effective: dict[str, float] = field(default_factory=dict)
+    anchor: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How a plot, a table and a sentence call this point: "linear λ = 0.3"."""
+        knobs = ", ".join(f"{'λ' if key == 'lambda' else key} = {value:g}" for key, value in self.coefficients.items())
+        return f"{self.method} {knobs}".strip()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "coefficients": self.coefficients,
+            "scores": {axis: score.to_json() for axis, score in self.scores.items()},
+            "outcomes": self.outcomes,
+            "effective": self.effective,
+        }
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The front of a set of points: indices into that set, both axes maximised (task score, safety).
+
+    `hypervolume` is in shares of the unit square against `reference`; `knee` is an index or None.
+    """
+
+    front: tuple[int, ...]
+    hypervolume: float
+    reference: tuple[float, float]
+    knee: int | None
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+class RunStatus(StrEnum):
+    """The life of a run: queued → running → done, failed, cancelled or interrupted; the last three can be restarted."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def is_live(self) -> bool:
+        return self in (RunStatus.QUEUED, RunStatus.RUNNING)
+
+    @property
+    def can_restart(self) -> bool:
+        return self in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe in, results out. `stored` marks the demo results that came with the studio."""
+
+    id: int
+    kind: str
+    name: str
+    owner: str
+    status: RunStatus
+    spec: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_hash: str
+    created: float
+    started: float | None = None
+    finished: float | None = None
+    fraction: float = 0.0
+    phrase: str = ""
+    seconds_left: float | None = None
+    error: str = ""
+    result: dict[str, Any] | None = None
+    stored: bool = False
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated request before it is queued: what will run, what it takes, and the run that already did it."""
+
+    kind: str
+    spec: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_hash: str
+    estimate: Estimate
+    warnings: tuple[str, ...] = ()
+    stored_run: int | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a side-by-side comparison: a checkpoint, or a point on the path of a pair (`lam` set).
+
+    >>> Column(aligned="demo/aligned", tuned="demo/tool-mixed-sft", lam=0.3).title
+    'demo/aligned → demo/tool-mixed-sft, λ = 0.3'
+    """
+
+    aligned: str
+    tuned: str = ""
+    lam: float = 0.0
+
+    @property
+    def title(self) -> str:
+        return f"{self.aligned} → {self.tuned}, λ = {self.lam:g}" if self.tuned else self.aligned
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a streamed answer: the whole text of `column` so far, and whether it is complete."""
+
+    column: int
+    text: str
+    done: bool
+    seconds: float = 0.0
