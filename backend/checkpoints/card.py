@@ -1,0 +1,135 @@
+"""What stands beside merged weights: config, tokenizer and template of a donor, and the model card."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from backend.checkpoints.config import sanitised
+from backend.checkpoints.folder import TOKENIZER_FILES
+from backend.checkpoints.inspect import front_matter, main_dtype
+from backend.checkpoints.tying import EMBEDDINGS, HEADS, find_ends, is_tied
+from backend.checkpoints.writer import FolderWriter
+from backend.types import Checkpoint
+
+DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def public_name(checkpoint: Checkpoint) -> str:
+    """The name to print in a card: a Hub id or demo name as typed, a folder without the path to it."""
+    if checkpoint.revision:
+        return checkpoint.name.split("@")[0]
+    return checkpoint.name if re.fullmatch(r"demo/[\w.-]+", checkpoint.name) else checkpoint.folder.name
+
+
+def merged_config(aligned: Checkpoint, tuned: Checkpoint, donor: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
+    """The donor's config with dtype and tie flag as they are in the merged files."""
+    config = json.loads(json.dumps(donor.config or aligned.config))
+    dtype = DTYPE_NAMES.get(main_dtype(aligned), "float32")
+    tables = [table for table in (config, config.get("text_config")) if isinstance(table, dict)]
+    for table in tables:
+        for key in {"dtype"} | ({"torch_dtype"} & table.keys()):
+            table[key] = dtype
+    ends = find_ends(names)
+    if ends and ends.head not in names:
+        config["tie_word_embeddings"] = True
+    elif ends and not (is_tied(aligned) and _leaves_tied(tuned)):
+        for table in tables:
+            table["tie_word_embeddings"] = False
+    return dict(config)
+
+
+def _leaves_tied(tuned: Checkpoint) -> bool:
+    if tuned.kind == "full":
+        return is_tied(tuned)
+    ends = tuple(name.removesuffix(".weight") for name in (*HEADS, *EMBEDDINGS))
+    return not any(f".{end}." in name for name in tuned.tensors for end in ends)
+
+
+def put_side_files(writer: FolderWriter, config: dict[str, Any], donors: Sequence[Checkpoint]) -> None:
+    """Config, generation config, tokenizer and template; each from the first donor that has a tokenizer at all."""
+    writer.put_json("config.json", config)
+    words = next((donor for donor in donors if (donor.folder / TOKENIZER_FILES[0]).is_file()), donors[0])
+    for name in TOKENIZER_FILES:
+        path = words.folder / name
+        if path.is_file() and name == "tokenizer_config.json":
+            writer.put_json(name, _safe_json(path))
+        elif path.is_file():
+            writer.put_copy(path)
+    for donor in donors:
+        generation = donor.folder / "generation_config.json"
+        if generation.is_file():
+            writer.put_json(generation.name, _safe_json(generation))
+            break
+
+
+def _safe_json(path: Path) -> dict[str, Any]:
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return sanitised(table)[0] if isinstance(table, dict) else {}
+
+
+def model_card(
+    title: str,
+    recipe: Mapping[str, Any],
+    parents: Sequence[Checkpoint],
+    *,
+    scores: Mapping[str, Any] | None = None,
+) -> str:
+    """README.md of a merged model: front matter that the Hub reads, the recipe in words, the scores or their absence.
+
+    Args:
+        recipe: as written to recipe.json.
+        parents: aligned and fine-tuned.
+        scores: axis -> {"value", "low", "high", "n"} in percent, where the model was evaluated.
+    """
+    licenses = [(front_matter(parent.folder).get("license") or [""])[0] for parent in parents]
+    shared = licenses[0] if licenses[0] and len(set(licenses)) == 1 else "other" if any(licenses) else ""
+    front = ["---", "base_model:"] + [f"- {_yaml(public_name(parent))}" for parent in parents]
+    front += ["base_model_relation: merge"] + ([f"license: {_yaml(shared)}"] if shared else [])
+    front += ["library_name: transformers", "tags:", "- merge", "---", ""]
+    knobs = ", ".join(f"{'λ' if key == 'lam' else key} = {value}" for key, value in recipe["parameters"].items())
+    effective = recipe["effective"]
+    body = [
+        f"# {_plain(title)}",
+        "",
+        f"A merge by `{recipe['method']}` ({recipe['paper']}) with {knobs or 'no parameters'}.",
+        "λ = 0 is the aligned model, λ = 1 the fine-tuned one.",
+        "",
+        "| role | model | revision | licence |",
+        "|---|---|---|---|",
+    ]
+    for role, parent, license_name in zip(("aligned", "fine-tuned"), parents, licenses, strict=True):
+        cells = [role, public_name(parent), parent.revision or "local", license_name or "not stated"]
+        body.append("| " + " | ".join(_plain(cell) for cell in cells) + " |")
+    body += [
+        "",
+        f"Effective step along the fine-tuning: {effective['projection']:.4f}; distance from aligned in units of it: "
+        f"{effective['distance']:.4f}. Seed {recipe['seed']}. Hashes and versions are in `recipe.json`.",
+        "",
+        "## Safety and task scores",
+        "",
+        *_score_lines(scores),
+        "",
+    ]
+    return "\n".join(front + body)
+
+
+def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:
+    if not scores:
+        return ["Not evaluated. Neither parent's scores carry over to a merge: measure before use."]
+    lines = ["| axis | % | 95 % interval | n |", "|---|---|---|---|"]
+    for axis, score in scores.items():
+        lines.append(f"| {axis} | {score['value']:.1f} | {score['low']:.1f} – {score['high']:.1f} | {score['n']} |")
+    return lines
+
+
+def _yaml(text: str) -> str:
+    """A string as a YAML scalar that cannot be anything else."""
+    return json.dumps(text)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[|<>`\[\]\r\n]", " ", text)

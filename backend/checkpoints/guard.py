@@ -1,0 +1,275 @@
+"""The pre-flight check of a pair: everything that would go wrong later, found from headers, configs and tokenizers.
+
+Each finding is one sentence with the file or tensor, both values and what to do. Errors block; warnings go into the
+recipe. No torch, and no weights but those of small integer tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from backend.checkpoints.adapter import updates_of
+from backend.checkpoints.config import text_part
+from backend.checkpoints.folder import TOKENIZER_FILES
+from backend.checkpoints.headers import FLOATS
+from backend.checkpoints.inspect import main_dtype
+from backend.checkpoints.space import size_words
+from backend.checkpoints.tokenizer import chat_template, vocabulary
+from backend.checkpoints.tying import EMBEDDINGS, HEADS, find_ends, is_tied, same_bytes
+from backend.errors import UserError
+from backend.types import Checkpoint, Estimate, Finding
+
+MOST_SHOWN = 5
+INTERPRETER = 400 * 2**20
+BYTES_PER_SECOND = 150e6
+SECONDS_TO_START = 3.0
+
+# Settings without a tensor of their own that change what the same weights compute.
+SHAPELESS = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "hidden_act",
+    "sliding_window",
+)
+
+
+def check_pair(aligned: Checkpoint, tuned: Checkpoint) -> tuple[Finding, ...]:
+    """What speaks against merging `tuned` into `aligned`, errors first."""
+    findings = list(_findings(aligned, tuned))
+    return tuple(sorted(findings, key=lambda finding: finding.level != "error"))
+
+
+def raise_errors(findings: Iterable[Finding]) -> None:
+    """Raise the first error among `findings`, if there is one."""
+    for finding in findings:
+        if finding.level == "error":
+            raise UserError(finding.field, problem=finding.sentence.rstrip("."))
+
+
+def estimate_merge(aligned: Checkpoint, tuned: Checkpoint) -> Estimate:
+    """Seconds, peak memory and disk of merging the pair into a folder, for a common disk and two cores."""
+    largest = max((tensor.elements for tensor in aligned.tensors.values()), default=0)
+    moved = 2 * aligned.bytes + tuned.bytes + (aligned.bytes if tuned.kind == "adapter" else 0)
+    memory = INTERPRETER + 24 * largest  # two inputs, two in fp32, the result twice
+    return Estimate(SECONDS_TO_START + moved / BYTES_PER_SECOND, memory, aligned.bytes)
+
+
+def estimate_resident(aligned: Checkpoint, tuned: Checkpoint) -> int:
+    """Bytes of memory that a sweep of the pair holds: both ends and the model they are written into."""
+    largest = max((tensor.elements for tensor in aligned.tensors.values()), default=0)
+    fp32 = 4 * aligned.parameters
+    ends = aligned.bytes + (fp32 if tuned.kind == "adapter" else tuned.bytes)
+    return INTERPRETER + ends + fp32 + 16 * largest
+
+
+def _findings(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    if aligned.kind == "adapter":
+        sentence = f"{aligned.name} is an adapter, only the change to another model: give the model it was trained on."
+        yield Finding("error", "aligned", sentence)
+        return
+    yield from _quantised(aligned, "aligned")
+    yield from _quantised(tuned, "tuned")
+    yield from _headless(aligned, "aligned")
+    if tuned.kind == "adapter":
+        adapter = list(_adapter(aligned, tuned))
+        yield from adapter
+        if any(finding.level == "error" for finding in adapter):
+            return
+    else:
+        ours, theirs = aligned.config.get("model_type"), tuned.config.get("model_type")
+        if ours != theirs:
+            sentence = f"the aligned model is a {ours}, the fine-tuned one a {theirs}: pick a pair of one architecture."
+            yield Finding("error", "tuned", sentence)
+            return
+        yield from _headless(tuned, "tuned")
+        yield from _names(aligned, tuned)
+        yield from _shapes(aligned, tuned)
+        yield from _integers(aligned, tuned)
+        yield from _ties(aligned, tuned)
+        yield from _settings(aligned, tuned)
+    yield from _vocabularies(aligned, tuned)
+    yield from _templates(aligned, tuned)
+    yield from _dtypes(aligned, tuned)
+
+
+def _quantised(checkpoint: Checkpoint, field: str) -> Iterator[Finding]:
+    for tensor in checkpoint.tensors.values():
+        if tensor.dtype not in FLOATS and tensor.name.endswith("weight"):
+            sentence = (
+                f"`{tensor.name}` is stored as {tensor.dtype}, so the model is quantised; "
+                "allowed are F32, F16 and BF16: dequantise it first."
+            )
+            yield Finding("error", field, sentence)
+            return
+
+
+def _headless(checkpoint: Checkpoint, field: str) -> Iterator[Finding]:
+    ends = find_ends(checkpoint.tensors)
+    flag = checkpoint.config.get("tie_word_embeddings")
+    if ends and ends.head not in checkpoint.tensors and flag is False:
+        sentence = (
+            f"config.json says tie_word_embeddings false but no file holds `{ends.head}`: "
+            "download the missing file, or correct the flag."
+        )
+        yield Finding("error", field, sentence)
+
+
+def _adapter(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    ends = find_ends(aligned.tensors)
+    shapes = {name: tensor.shape for name, tensor in aligned.tensors.items()}
+    if ends:
+        shapes.setdefault(ends.head, shapes[ends.embedding])
+    try:
+        updates = updates_of(tuned, shapes)
+        for update in updates.values():
+            update.check_fit(tuned, shapes[update.target])
+    except UserError as error:
+        yield Finding("error", error.field, str(error).removeprefix(f"{error.field}: "))
+        return
+    named = str(tuned.adapter.get("base_model_name_or_path") or "").rstrip("/").split("/")[-1]
+    chosen = aligned.name.split("@")[0].rstrip("/").split("/")[-1]
+    if named and named.lower() not in (chosen.lower(), aligned.folder.name.lower()):
+        sentence = (
+            f'the adapter names "{named[:80]}" as its model, the aligned one is "{chosen}"; '
+            "the shapes fit: make sure that it was trained on this one."
+        )
+        yield Finding("warning", "tuned", sentence)
+
+
+def _names(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    ends = find_ends(aligned.tensors) or find_ends(tuned.tensors)
+    optional = {ends.head} if ends else set()
+    for here, there, absent in ((aligned, tuned, "fine-tuned"), (tuned, aligned, "aligned")):
+        lost = [name for name in here.tensors if name not in there.tensors and name not in optional]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            sentence = f"the {absent} model has no tensor `{lost[0][:120]}`{more}: pick a pair of one architecture."
+            yield Finding("error", "tuned", sentence)
+
+
+def _shapes(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    differing = [
+        (ours, tuned.tensors[name])
+        for name, ours in aligned.tensors.items()
+        if name in tuned.tensors and tuned.tensors[name].shape != ours.shape
+    ]
+    for ours, theirs in differing[:MOST_SHOWN]:
+        rows = ours.name.endswith((*EMBEDDINGS, *HEADS)) and ours.shape[1:] == theirs.shape[1:]
+        if rows:
+            sentence = (
+                f"`{ours.name}` has {ours.shape[0]} rows in the aligned and {theirs.shape[0]} in the fine-tuned model: "
+                "pick a pair of one vocabulary, or resize the fine-tuned one's embeddings to the aligned one's."
+            )
+        else:
+            sentence = (
+                f"`{ours.name}` is {_by(ours.shape)} in the aligned and {_by(theirs.shape)} in the fine-tuned model; "
+                "they must be equal: pick a pair of one size."
+            )
+        yield Finding("error", "tuned", sentence)
+    if len(differing) > MOST_SHOWN:
+        count = len(differing) - MOST_SHOWN
+        yield Finding("error", "tuned", f"{count} more tensors differ in shape: pick a pair of one size.")
+
+
+def _integers(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    for name, ours in aligned.tensors.items():
+        theirs = tuned.tensors.get(name)
+        if theirs is None or (ours.dtype in FLOATS and theirs.dtype in FLOATS):
+            continue
+        if ours.dtype != theirs.dtype or (ours.shape == theirs.shape and not same_bytes(ours, theirs)):
+            sentence = (
+                f"`{name}` holds integers ({ours.dtype} in aligned, {theirs.dtype} in fine-tuned) that differ; "
+                "they cannot be merged: pick a matching pair."
+            )
+            yield Finding("error", "tuned", sentence)
+
+
+def _ties(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    if is_tied(aligned) != is_tied(tuned):
+        who, other = ("aligned", "fine-tuned") if is_tied(aligned) else ("fine-tuned", "aligned")
+        sentence = (
+            f"the {who} model ties its output head to the embedding, the {other} one does not: "
+            "the merged model gets a head of its own."
+        )
+        yield Finding("warning", "tuned", sentence)
+
+
+def _settings(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    ours, theirs = text_part(aligned.config), text_part(tuned.config)
+    for key in SHAPELESS:
+        one, other = ours.get(key), theirs.get(key)
+        if one != other and one is not None and other is not None:
+            sentence = (
+                f"config.json has {key} {_short(one)} in the aligned and {_short(other)} in the fine-tuned model: "
+                "the merged model gets the aligned one's; check that the pair belongs together."
+            )
+            yield Finding("warning", "tuned", sentence)
+
+
+def _vocabularies(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    try:
+        ours, theirs = vocabulary(aligned, field="aligned"), vocabulary(tuned, field="tuned")
+    except UserError as error:
+        yield Finding("error", error.field, str(error).removeprefix(f"{error.field}: "))
+        return
+    if ours is None:
+        sentence = f"{aligned.name} has no {TOKENIZER_FILES[0]}: its vocabulary cannot be compared; add the file."
+        yield Finding("warning", "aligned", sentence)
+    if theirs is None and tuned.kind == "full":
+        sentence = f"{tuned.name} has no {TOKENIZER_FILES[0]}: its vocabulary cannot be compared; add the file."
+        yield Finding("warning", "tuned", sentence)
+    if ours is None or theirs is None or ours == theirs:
+        return
+    differing = sorted(number for number in ours.keys() & theirs.keys() if ours[number] != theirs[number])
+    if differing:
+        first = differing[0]
+        sentence = (
+            f"token {first} is {_short(ours[first])} in the aligned and {_short(theirs[first])} in the fine-tuned "
+            f"tokenizer ({len(differing)} differ): pick a pair of one vocabulary."
+        )
+        yield Finding("error", "tuned", sentence)
+    elif len(theirs) != len(ours):
+        fate = "drops the added ones" if len(theirs) > len(ours) else "keeps its own"
+        sentence = (
+            f"the tokenizers have {len(ours)} tokens in aligned and {len(theirs)} in fine-tuned: "
+            f"the merged model takes the aligned one's, which {fate}."
+        )
+        yield Finding("warning", "tuned", sentence)
+
+
+def _templates(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    ours, theirs = chat_template(aligned), chat_template(tuned)
+    if ours != theirs and (theirs is not None or tuned.kind == "full"):
+        how = "has no" if ours is None or theirs is None else "has another"
+        who = "aligned" if ours is None else "fine-tuned"
+        sentence = (
+            f"the {who} model {how} chat template: "
+            "every point is asked with the aligned one's; use it in training to compare like with like."
+        )
+        yield Finding("warning", "tuned", sentence)
+
+
+def _dtypes(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    ours, theirs = main_dtype(aligned), main_dtype(tuned)
+    if tuned.kind == "full" and ours != theirs:
+        sentence = (
+            f"the weights are {ours} in aligned and {theirs} in fine-tuned: "
+            f"they are merged in F32 and stored as {ours} ({size_words(aligned.bytes)})."
+        )
+        yield Finding("warning", "tuned", sentence)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " × ".join(str(size) for size in shape) or "a single number"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,110 @@
+"""A pair held in memory, so that each λ is one pass of arithmetic into a loaded model and no file is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from backend.checkpoints.reader import Source
+from backend.checkpoints.tying import find_ends
+from backend.errors import UserError
+from backend.lazy import torch
+from backend.merging.engine import check_constant, merge_one, output_names
+from backend.merging.ops import Effect
+from backend.registry import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Computed by the model itself; old checkpoints store them and new models do not take them.
+DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attn.bias", "attention.bias")
+
+
+class ResidentPair:
+    """θ0 and θ1 of one pair; tensors that are equal in both are held once.
+
+    Every θ(λ) is formed from θ0, never from the λ before, so that the order of a sweep changes no bit.
+    """
+
+    def __init__(self, aligned: Source, fine_tuned: Source, device: str | torch.device = "cpu") -> None:
+        self._aligned: dict[str, Tensor] = {}
+        self._fine_tuned: dict[str, Tensor] = {}
+        changed = fine_tuned.changed_names()
+        names = output_names(aligned, fine_tuned)
+        for name in names:
+            start = aligned.read(name)
+            if name in changed:
+                goal = fine_tuned.read(name)
+                if start.shape != goal.shape or not torch.equal(start.float(), goal.float()):
+                    self._fine_tuned[name] = goal.to(device)
+            else:
+                check_constant(name, start, fine_tuned)
+            self._aligned[name] = start.to(device)
+        self._ends = find_ends(names)
+
+    @property
+    def bytes(self) -> int:
+        """What the pair holds in memory."""
+        tensors = [*self._aligned.values(), *self._fine_tuned.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def untied(self) -> bool:
+        """Whether the merged model needs a head of its own; a model that ties its own cannot take it."""
+        return self._ends is not None and self._ends.head in self._aligned
+
+    def write_into(self, targets: Mapping[str, Tensor], method: Plugin, parameters: dict[str, Any]) -> dict[str, float]:
+        """Write θ(λ) into `targets` and return its effective projection and distance.
+
+        Each number is what `merge_to_folder` would have written, cast to the target's dtype.
+
+        Args:
+            targets: parameters and buffers of a loaded model by name, as in its `state_dict()`; written in place. Two
+                names of one storage (a tied head) are written once.
+            method: a registered merge method.
+            parameters: its knobs, already checked.
+
+        Raises:
+            UserError: a tensor of the pair that the model lacks or has in another shape.
+        """
+        effect = Effect()
+        written: dict[tuple[torch.device, int], str] = {}
+        with torch.inference_mode():
+            for name, start in self._aligned.items():
+                goal = self._fine_tuned.get(name)
+                merged = start if goal is None else merge_one(name, start, goal, method, parameters)
+                if goal is not None:
+                    effect.add(start, merged, goal)
+                target = _target(targets, name, merged)
+                if target is None:
+                    continue
+                place = (target.device, target.data_ptr())
+                if target.numel() and place in written:
+                    _check_twin(name, written[place], target, merged)
+                    continue
+                target.copy_(merged)
+                written[place] = name
+        return effect.to_json()
+
+
+def _target(targets: Mapping[str, Tensor], name: str, merged: Tensor) -> Tensor | None:
+    """The target called `name`, with or without the prefix that some files leave out."""
+    target = targets.get(name)
+    if target is None:
+        longer = [other for other in targets if other.endswith("." + name)]
+        if len(longer) != 1:
+            if name.endswith(DERIVED):
+                return None
+            problem = f"the loaded model has no tensor `{name}`"
+            raise UserError("aligned", problem=problem, remedy="Load the aligned model of this pair.")
+        target = targets[longer[0]]
+    if target.shape != merged.shape:
+        problem = f"`{name}` is {list(target.shape)} in the loaded model, {list(merged.shape)} in the pair"
+        raise UserError("aligned", problem=problem, remedy="Load the aligned model of this pair.")
+    return target
+
+
+def _check_twin(name: str, first: str, target: Tensor, merged: Tensor) -> None:
+    if not torch.equal(target, merged.to(device=target.device, dtype=target.dtype)):
+        problem = f"`{name}` and `{first}` differ in this pair but are one tensor in the loaded model"
+        raise UserError("tuned", problem=problem, remedy="Load the model with tie_word_embeddings false.")
