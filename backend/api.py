@@ -1,111 +1,280 @@
-"""The one door: what a page, a script or CI may do. See `Studio`."""
+"""The one door: what a page, a script or CI may do. See `Studio`.
+
+Importing this module imports no torch; the work happens in processes of its own.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from backend import catalogue as catalogue_of
+from backend.checkpoints.guard import check_pair
+from backend.checkpoints.inspect import describe
+from backend.checkpoints.resolve import resolve
+from backend.errors import DeviceBusy, UserError
+from backend.frontier import frontier as frontier_of
+from backend.jobs import planning, queue
+from backend.jobs.worker import Worker, start_worker, worker_is_alive
+from backend.playground.client import Playground
 from backend.settings import Settings
-from backend.types import Column, Chunk, Frontier, Inspection, Outcome, Plan, Point, Run
+from backend.storage import bundles
+from backend.storage.database import Database
+from backend.types import Chunk, Column, Frontier, Inspection, Outcome, Plan, Point, Run, RunStatus
+
+POLL_SECONDS = 0.2
+LOG_BYTES = 256 * 1024
 
 
 class Studio:
-    """Everything the studio can do, over one home folder.
+    """Everything the studio can do, over one home folder. All bad input raises `UserError`.
 
-    CONTRACT (being filled in):  all bad input raises `UserError`; nothing here imports torch.
+    >>> import tempfile; from backend.settings import from_environment
+    >>> studio = Studio(from_environment({"STUDIO_HOME": tempfile.mkdtemp()}))
+    >>> studio.submit("sweep", {"aligned": "demo/aligned", "tuned": "demo/tool-mixed-sft", "method": "linaer"})
+    Traceback (most recent call last):
+    backend.errors.UserError: method: no "linaer". Did you mean "linear"? Available: linear.
     """
 
-    def __init__(self, settings: Settings) -> None: ...
+    def __init__(self, settings: Settings) -> None:
+        """Open (or make) the home folder and take in the stored demo results.
 
-    # -- what there is
-    def catalogue(self) -> dict[str, Any]:
-        """{"methods": [...], "tasks": [...], "judges": [...], "presets": [...], "checkpoints": [...], "suites": [...]}.
-
-        A method is {"name","summary","paper","needs","parameters":[{"name","kind","default","low","high","help"…}]};
-        a task {"name","summary","suite","metric"}; a preset {"name","summary","prompts":{axis: n},"new_tokens"};
-        a checkpoint {"name","role","task","lineage","parameters","kind"}, role one of unaligned/aligned/fine-tuned/merged.
+        Raises:
+            UserError: the home folder cannot be written.
         """
-        raise NotImplementedError
+        self.settings = settings
+        _make_home(settings.home)
+        self._database = Database(settings.database)
+        self._playground = Playground(settings)
+        bundles.import_folder(self._database, settings.demo / "results")
+
+    def close(self) -> None:
+        """Give back what this process holds; runs and the worker go on."""
+        self._playground.close()
+        self._database.close()
+
+    # ------------------------------------------------------------------------------------ what there is
+
+    def catalogue(self) -> dict[str, Any]:
+        """Methods, tasks, judges, presets, suites and checkpoints, as JSON; see `backend.catalogue`."""
+        return catalogue_of.catalogue(self.settings)
 
     def inspect(self, aligned: str, tuned: str | None = None) -> Inspection:
-        """Headers, configs and tokenizers of one checkpoint or a pair; findings instead of exceptions for a bad pair."""
-        raise NotImplementedError
+        """Headers, configs and tokenizers of one checkpoint or a pair; a bad pair is findings, not an exception.
 
-    # -- runs
-    def plan(self, kind: str, spec: Mapping[str, Any]) -> Plan:
-        """Validate completely, estimate, look for a stored run of the same recipe. Nothing is written.
-
-        kind "sweep": {"aligned","tuned","method","parameters":{}, "grid": "0:1:11" or [..], "task", "preset", "seed"}
-        kind "merge": {"aligned","tuned","method","parameters":{"lam":0.5},"out": folder or ""}
-        kind "evaluate": {"checkpoint","task","preset","seed", "suites": [paths]}
+        Raises:
+            UserError: a checkpoint cannot be found or read at all.
         """
-        raise NotImplementedError
+        first = resolve(aligned, self.settings, field="aligned")
+        if not tuned:
+            return Inspection((describe(first),))
+        second = resolve(tuned, self.settings, field="tuned")
+        return Inspection((describe(first), describe(second)), check_pair(first, second))
+
+    # ------------------------------------------------------------------------------------ runs
+
+    def plan(self, kind: str, spec: Mapping[str, Any]) -> Plan:
+        """Check a request completely, estimate it, look for a run that did the same. Nothing is written.
+
+        Args:
+            kind: "sweep", "merge" or "evaluate".
+            spec: sweep: aligned, tuned, method, parameters, grid, task, preset, seed, suites;
+                merge: aligned, tuned, method, parameters, out, seed;
+                evaluate: checkpoint, aligned (under an adapter), task, preset, seed, suites.
+        """
+        plan = planning.make_plan(self.settings, kind, spec)
+        stored = None if kind == "merge" else self._database.find_recipe(plan.recipe_hash)
+        return Plan(**{**plan.__dict__, "stored_run": stored})
 
     def submit(self, kind: str, spec: Mapping[str, Any], *, owner: str = "local", name: str = "") -> Run:
-        """Queue it; returns the queued run."""
-        raise NotImplementedError
+        """Queue a request that `plan` accepts; returns the queued run."""
+        plan = planning.make_plan(self.settings, kind, spec)
+        return self._database.insert_run(
+            kind=kind,
+            name=name or _name(kind, plan.spec),
+            owner=owner,
+            spec=plan.spec,
+            recipe=plan.recipe,
+            recipe_hash=plan.recipe_hash,
+        )
 
     def runs(self, *, owner: str | None = None) -> list[Run]:
-        """Newest first; stored demo runs included."""
-        raise NotImplementedError
+        """Newest first, stored demo runs last."""
+        self._notice_a_lost_worker()
+        return [run for run in self._database.list_runs() if owner in (None, run.owner) or run.stored]
 
     def run(self, run: int) -> Run:
-        raise NotImplementedError
+        """One run as it is now."""
+        self._notice_a_lost_worker()
+        return self._database.run(run)
 
     def log(self, run: int, *, lines: int = 200) -> str:
-        """The tail of the run's log file."""
-        raise NotImplementedError
+        """The last lines of a run's log; empty before it started."""
+        path = self.settings.runs / str(self._database.run(run).id) / "log.txt"
+        if not path.exists():
+            return ""
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+        printable = "".join(sign for sign in text if sign == "\n" or sign.isprintable())
+        return "\n".join(printable.splitlines()[-lines:])
 
     def cancel(self, run: int) -> Run:
-        raise NotImplementedError
+        """Cancel a queued run at once, a running one within two seconds."""
+        return queue.cancel(self._database, run)
 
     def restart(self, run: int) -> Run:
-        """Queue a failed, cancelled or interrupted run again under its id; finished points are kept."""
-        raise NotImplementedError
+        """Queue a failed, cancelled or interrupted run again under its id; its finished points are kept."""
+        return queue.restart(self._database, run)
 
     def rename(self, run: int, name: str) -> Run:
-        raise NotImplementedError
+        """Give a run another name (1 to 80 characters)."""
+        if not 1 <= len(name.strip()) <= 80:
+            raise UserError("name", got=name, allowed="1 to 80 characters")
+        self._database.run(run)
+        self._database.update_run(run, name=name.strip())
+        return self._database.run(run)
 
-    # -- results
+    def wait(self, run: int, report: Callable[[Run], None] = lambda _: None) -> Run:
+        """Block until a run is over, being its worker if there is none. Ctrl-C stops the run and keeps its points."""
+        while self._database.run(run).status.is_live:
+            if not Worker(self.settings, self._database).run_one(run, report):
+                report(self._database.run(run))
+                time.sleep(POLL_SECONDS)
+        return self._database.run(run)
+
+    # ------------------------------------------------------------------------------------ results
+
     def points(self, runs: Sequence[int]) -> list[Point]:
-        raise NotImplementedError
+        """The finished points of these runs, in the order of `runs` and of their grids."""
+        return self._database.points_of(runs)
+
+    def point(self, point: int) -> Point:
+        """One point."""
+        return self._database.point(point)
 
     def outcomes(self, point: int, *, suite: str | None = None) -> list[Outcome]:
-        raise NotImplementedError
+        """Every prompt, answer and class behind a point, or those of one suite."""
+        return self._database.outcomes_of(point, suite=suite)
 
     def frontier(self, points: Sequence[Point]) -> Frontier:
-        raise NotImplementedError
+        """The front of points that have both a task score and a safety score; indices into `points`."""
+        places = [
+            place
+            for place, point in enumerate(points)
+            if all(axis in point.scores and point.scores[axis].value is not None for axis in ("task", "safety"))
+        ]
+        pairs = [
+            (points[place].scores["task"].value or 0.0, points[place].scores["safety"].value or 0.0) for place in places
+        ]
+        found = frontier_of(pairs)
+        knee = None if found.knee is None else places[found.knee]
+        return Frontier(tuple(places[i] for i in found.front), found.hypervolume, found.reference, knee)
 
     def sweep_json(self, run: int) -> dict[str, Any]:
-        """The sweep document of the command line: run, recipe, points, front, hypervolume, knee; in percent."""
-        raise NotImplementedError
+        """A sweep as the document the command line prints; shares in percent."""
+        row = self._database.run(run)
+        points = self.points([run])
+        found = self.frontier(points)
+        return {
+            "run": row.id,
+            "recipe": row.recipe | {"hash": row.recipe_hash},
+            "points": [point.to_json() for point in points],
+            "front": list(found.front),
+            "hypervolume": {
+                "value": round(100 * found.hypervolume, 4),
+                "reference": [100 * edge for edge in found.reference],
+            },
+            "knee": found.knee,
+        }
 
-    # -- live answers (a process of its own; the pair stays resident)
+    # ------------------------------------------------------------------------------------ live answers
+
     def stream(
         self, columns: Sequence[Column], messages: Sequence[Mapping[str, str]], *, new_tokens: int = 64
     ) -> Iterator[Chunk]:
-        """Stream each column's greedy answer to the same prompt. Raises `DeviceBusy` naming the run that holds the device.
+        """Stream each column's greedy answer to the same prompt. A newer call ends the older one between tokens.
 
-        Closing the generator (or a newer call) stops the older stream between tokens.
+        Raises:
+            DeviceBusy: a run holds the device; the sentence names it.
+            UserError: no columns, an empty prompt, or a checkpoint that cannot be used.
         """
-        raise NotImplementedError
+        if not columns:
+            raise UserError("columns", problem="no checkpoint was chosen", remedy="Choose at least one.")
+        if not messages or not str(messages[-1].get("content", "")).strip():
+            raise UserError("prompt", problem="it is empty", remedy="Type a question.")
+        for column in columns:
+            if not 0 <= column.lam <= 1:
+                remedy = "0 is aligned, 1 fine-tuned."
+                raise UserError("lambda", got=column.lam, allowed="a number from 0 to 1", remedy=remedy)
+        self._refuse_while_busy()
+        return self._playground.stream(columns, messages, new_tokens)
 
     def device(self) -> dict[str, Any]:
-        """{"device": "cpu, 2 threads", "state": "idle"|"run 12", "queue": n, "worker": bool} for the device line."""
-        raise NotImplementedError
+        """What computes and what it does: {"device", "state", "queue", "worker"}."""
+        live = self._database.list_runs(status=[RunStatus.QUEUED, RunStatus.RUNNING])
+        running = [run for run in live if run.status is RunStatus.RUNNING]
+        kind = "CPU" if self.settings.device == "cpu" or not _has_gpu() else "GPU"
+        threads = f"{self.settings.threads} thread{'s' if self.settings.threads > 1 else ''}"
+        return {
+            "device": f"{kind}, {threads}",
+            "state": f"run {running[0].id}" if running else "idle",
+            "queue": len(live) - len(running),
+            "worker": worker_is_alive(self.settings),
+        }
 
-    # -- the worker
+    # ------------------------------------------------------------------------------------ worker, bundles
+
     def ensure_worker(self) -> None:
-        """Start the worker process if none is alive; it outlives this process while runs are live."""
-        raise NotImplementedError
+        """Start a worker if none is alive. It ends by itself when this process is gone and nothing is queued."""
+        if not worker_is_alive(self.settings):
+            start_worker(self.settings, follow=os.getpid())
 
-    def wait(self, run: int, report: Callable[[Run], None] | None = None) -> Run:
-        """Block until the run is over (command line, notebooks)."""
-        raise NotImplementedError
-
-    # -- bundles
     def export_runs(self, runs: Iterable[int]) -> dict[str, Any]:
-        raise NotImplementedError
+        """Runs with their points and outcomes as one JSON document."""
+        return bundles.export(self._database, list(runs))
 
-    def import_runs(self, bundle: Mapping[str, Any], *, stored: bool = False) -> list[Run]:
-        raise NotImplementedError
+    def import_runs(self, bundle: Mapping[str, Any]) -> list[Run]:
+        """Take in an exported document; runs that are here already are not doubled."""
+        return [self._database.run(run) for run in bundles.take_in(self._database, bundle, stored=False)]
+
+    # ------------------------------------------------------------------------------------ inside
+
+    def _notice_a_lost_worker(self) -> None:
+        if self._database.list_runs(status=[RunStatus.RUNNING]) and not worker_is_alive(self.settings):
+            queue.interrupt_orphans(self._database)
+
+    def _refuse_while_busy(self) -> None:
+        running = self._database.list_runs(status=[RunStatus.RUNNING])
+        if running:
+            run = running[0]
+            left = f", about {run.seconds_left:.0f} s left" if run.seconds_left else ""
+            raise DeviceBusy(f"Run {run.id} holds the device{left}. Live answers come back when it is done.")
+
+
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            "STUDIO_HOME",
+            problem=f"{home} cannot be written ({error.strerror})",
+            remedy="Set STUDIO_HOME to a folder that you may write to.",
+        ) from None
+
+
+def _name(kind: str, spec: Mapping[str, Any]) -> str:
+    short = {key: str(value).split("/")[-1] for key, value in spec.items() if isinstance(value, str)}
+    if kind == "evaluate":
+        return short["checkpoint"]
+    return f"{short['tuned']} · {short['method']}"
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/nvidia0").exists()

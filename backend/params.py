@@ -71,9 +71,7 @@ def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
-def check_parameters(
-    owner: str, declared: tuple[Parameter, ...], given: Mapping[str, Any]
-) -> dict[str, Any]:
+def check_parameters(owner: str, declared: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict[str, Any]:
     """`given` completed with defaults and converted, or a `UserError` naming the field.
 
     >>> lam = Parameter("lam", "float", 0.5, required=False, low=0, high=1)
@@ -150,7 +148,7 @@ def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Param
         annotation, *rest = get_args(annotation)
         extras = tuple(rest)
     required = default is inspect.Parameter.empty
-    common = {"name": name, "default": None if required else default, "required": required, "help": sentence}
+    common: dict[str, Any] = {"name": name, "default": None if required else default, "required": required, "help": sentence}
     if get_origin(annotation) is Literal:
         return Parameter(kind="choice", choices=tuple(get_args(annotation)), **common)
     kinds = {float: "float", int: "int", bool: "bool", str: "text"}

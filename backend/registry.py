@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,6 +49,7 @@ class Registry:
         self._package = package
         self._plugins: dict[str, Plugin] = {}
         self._discovered = False
+        self._lock = threading.RLock()
 
     def register(self, function: Callable[..., Any], **facts: Any) -> Callable[..., Any]:
         name = function.__name__
@@ -59,11 +61,12 @@ class Registry:
 
     def discover(self) -> None:
         """Import every module of the package, once."""
-        if not self._discovered:
-            self._discovered = True
-            package = importlib.import_module(self._package)
-            for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
-                importlib.import_module(f"{self._package}.{module.name}")
+        with self._lock:
+            if not self._discovered:
+                package = importlib.import_module(self._package)
+                for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
+                    importlib.import_module(f"{self._package}.{module.name}")
+                self._discovered = True
 
     def get(self, name: str) -> Plugin:
         self.discover()

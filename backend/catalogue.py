@@ -1,0 +1,66 @@
+"""What there is to choose from, as JSON: read from the plug-ins' signatures and the folders, never from a list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from backend.evaluation.presets import PRESETS
+from backend.evaluation.suites import load_suite
+from backend.jobs.planning import suite_names
+from backend.registry import judges, methods, tasks
+from backend.settings import Settings
+
+
+def catalogue(settings: Settings) -> dict[str, Any]:
+    """Methods, tasks, judges, presets, suites, checkpoints.
+
+    A method has name, summary, paper, needs, parameters; a task name, summary, suite, metric; a checkpoint name, role
+    (unaligned, aligned, fine-tuned, merged), task and kind.
+    """
+    hidden = ("examples", "cases")
+    suites = [load_suite(settings.demo / "suites" / f"{name}.jsonl") for name in suite_names(settings)]
+    on_axis = {suite.name for suite in suites if suite.axis == "task"}
+    return {
+        "methods": [plugin.to_json() for plugin in methods],
+        "tasks": [
+            {key: value for key, value in plugin.to_json().items() if key not in hidden}
+            for plugin in tasks
+            if plugin.facts["suite"] in on_axis
+        ],
+        "judges": [{key: value for key, value in plugin.to_json().items() if key not in hidden} for plugin in judges],
+        "presets": [preset.to_json() for preset in PRESETS.values()],
+        "suites": [
+            {"name": suite.name, "axis": suite.axis, "n": len(suite.rows), "judge": suite.judge} for suite in suites
+        ],
+        "checkpoints": checkpoints(settings),
+    }
+
+
+def checkpoints(settings: Settings) -> list[dict[str, Any]]:
+    """The checkpoints at hand: the demo's, and every folder with a config under the models root."""
+    found = [_entry(f"demo/{folder.name}", folder) for folder in _folders(settings.demo / "models")]
+    return found + [_entry(folder.name, folder) for folder in _folders(settings.models_root)]
+
+
+def _folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    configs = ("config.json", "adapter_config.json")
+    return sorted(folder for folder in root.iterdir() if any((folder / name).is_file() for name in configs))
+
+
+def _entry(name: str, folder: Path) -> dict[str, Any]:
+    adapter = (folder / "adapter_config.json").is_file()
+    return {
+        "name": name,
+        "kind": "adapter" if adapter else "full",
+        "role": _role(folder, adapter),
+        "task": folder.name.split("-")[0] if name.startswith("demo/") and folder.name.endswith("-sft") else "",
+    }
+
+
+def _role(folder: Path, adapter: bool) -> str:
+    if folder.name in ("aligned", "unaligned"):
+        return folder.name
+    return "merged" if (folder / "recipe.json").is_file() else "fine-tuned" if adapter else "aligned"

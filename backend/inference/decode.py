@@ -1,0 +1,267 @@
+"""Greedy answers for a batch of prompts, re-using answers of a neighbouring model as drafts.
+
+Along a merge path most answers repeat. So each prompt's answer at the last finished λ is a *draft*: one forward pass
+over prompt + draft says how far the model would have written the same, and which token it would have written next.
+Only the rest is generated, token by token. In fp32 the result is token for token what plain greedy decoding gives; a
+draft never changes an answer, only how long it takes. With no draft the same pass is an ordinary prefill.
+
+Rows are padded on the left, so that all end in the same column and a row can be dropped, or join another batch, by
+moving its keys and values sideways. It does not know about chat templates, suites or λ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+
+class Decoding(NamedTuple):
+    """How answers are written: at most `new_tokens` (1 or more), ended by any of `end`; `batch` prompts at a time."""
+
+    new_tokens: int
+    end: frozenset[int]
+    pad: int
+    batch: int = 32
+
+
+class Answer(NamedTuple):
+    """Token ids with the end token, if it came, and why the answer ended: "stop" or "length"."""
+
+    tokens: tuple[int, ...]
+    finish: str
+
+
+@dataclass
+class Statistics:
+    """What the drafts saved: tokens taken over from drafts and tokens generated one by one."""
+
+    reused: int = 0
+    generated: int = 0
+    forwards: int = 0
+
+
+@dataclass
+class _Rows:
+    """Unfinished rows of equal width: keys and values, how many of the columns are real, what is written so far."""
+
+    ids: list[int]
+    written: list[list[int]]
+    lengths: Tensor
+    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        return int(self.layers[0][0].shape[2])
+
+
+@torch.inference_mode()
+def greedy(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    drafts: Sequence[Sequence[int]] | None = None,
+    check: Callable[[int], None] = lambda finished: None,
+    statistics: Statistics | None = None,
+) -> list[Answer]:
+    """The greedy answer to every prompt, in order.
+
+    Args:
+        model: a causal language model of transformers, in eval mode.
+        prompts: token ids, each at least one long.
+        decoding: length cap, end tokens, pad token, batch size.
+        drafts: one guess per prompt (empty: none), in tokens; never changes the answers.
+        check: called with the number of finished answers after every batch and decoding step; raise to stop.
+        statistics: counts of re-used and generated tokens are added here.
+    """
+    stats = statistics if statistics is not None else Statistics()
+    guesses = [_cut(draft, decoding) for draft in drafts] if drafts else [[] for _ in prompts]
+    answers: dict[int, Answer] = {}
+    waiting: list[_Rows] = []
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(guesses[i]))
+    for start in range(0, len(by_length), decoding.batch):
+        ids = by_length[start : start + decoding.batch]
+        rows = _verify(model, ids, prompts, guesses, decoding, answers, stats)
+        if rows.ids:
+            waiting.append(rows)
+        last = start + decoding.batch >= len(by_length)
+        if waiting and (last or sum(len(rows.ids) for rows in waiting) >= decoding.batch):
+            _write(model, _join(waiting), decoding, answers, stats, check)
+            waiting = []
+        check(len(answers))
+    return [answers[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def stream(model: Any, prompt: Sequence[int], decoding: Decoding) -> Iterator[list[int]]:
+    """The greedy answer to one prompt, token by token: yields all tokens so far, the end token left out."""
+    answers: dict[int, Answer] = {}
+    stats = Statistics()
+    rows = _verify(model, [0], [prompt], [[]], decoding, answers, stats)
+    while rows.ids:
+        yield list(rows.written[0])
+        rows = _step(model, rows, decoding, answers, stats)
+    yield [token for token in answers[0].tokens if token not in decoding.end]
+
+
+def _verify(
+    model: Any,
+    ids: list[int],
+    prompts: Sequence[Sequence[int]],
+    guesses: Sequence[list[int]],
+    decoding: Decoding,
+    answers: dict[int, Answer],
+    stats: Statistics,
+) -> _Rows:
+    """One pass over prompt + draft: finished answers go to `answers`, the others come back with their cache."""
+    device = model.device
+    sequences = [[*prompts[i], *guesses[i]] for i in ids]
+    width = max(map(len, sequences))
+    tokens = torch.tensor([[decoding.pad] * (width - len(row)) + row for row in sequences], device=device)
+    lengths = torch.tensor([len(row) for row in sequences], device=device)
+    longest = max(len(guesses[i]) for i in ids)
+    cache = DynamicCache()
+    predicted = _forward(model, tokens, lengths, width, cache, keep=longest + 1, stats=stats).tolist()
+    written, kept, ends, unfinished = [], [], [], []
+    for row, i in enumerate(ids):
+        draft, says = guesses[i], predicted[row][longest - len(guesses[i]) :]
+        same = next((k for k, token in enumerate(draft) if says[k] != token), len(draft))
+        complete = same == len(draft) and bool(draft) and (draft[-1] in decoding.end or same == decoding.new_tokens)
+        tokens_now = draft if complete else [*draft[:same], says[same]]
+        stats.reused += same
+        stats.generated += len(tokens_now) - same
+        answer = _finished(tokens_now, decoding)
+        if answer:
+            answers[i] = answer
+        else:
+            unfinished.append(i)
+            written.append(tokens_now)
+            kept.append(row)
+            ends.append(width - len(draft) + same)
+    rows = _Rows(unfinished, written, lengths[kept])
+    if kept:
+        rows.lengths = torch.tensor([len(prompts[i]) + len(tokens) - 1 for i, tokens in zip(unfinished, written)],
+                                    device=device)  # fmt: skip
+        rows.layers = _align_right(cache, kept, ends, int(rows.lengths.max()), device)
+    return rows
+
+
+def _align_right(
+    cache: DynamicCache, kept: list[int], ends: list[int], width: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of the rows `kept`, each moved so that its column `ends` comes last; `width` columns remain."""
+    rows = torch.tensor(kept, device=device)
+    columns = torch.tensor(ends, device=device)[:, None] - width + torch.arange(width, device=device)[None, :]
+    columns = columns.clamp(min=0)  # a column left of the cache is padding, which the mask hides
+    picked = []
+    for layer in cache.layers:
+        index = columns[:, None, :, None]
+        pair = []
+        for tensor in (layer.keys[rows], layer.values[rows]):
+            pair.append(tensor.gather(2, index.expand(-1, tensor.shape[1], -1, tensor.shape[3])))
+        picked.append((pair[0], pair[1]))
+    return picked
+
+
+def _join(groups: list[_Rows]) -> _Rows:
+    """One batch of all groups, padded on the left to the widest."""
+    if len(groups) == 1:
+        return groups[0]
+    width = max(group.width for group in groups)
+
+    def padded(tensor: Tensor) -> Tensor:
+        return torch.nn.functional.pad(tensor, (0, 0, width - tensor.shape[2], 0))
+
+    layers = []
+    for layer in range(len(groups[0].layers)):
+        keys = torch.cat([padded(group.layers[layer][0]) for group in groups])
+        values = torch.cat([padded(group.layers[layer][1]) for group in groups])
+        layers.append((keys, values))
+    return _Rows(
+        [i for group in groups for i in group.ids],
+        [tokens for group in groups for tokens in group.written],
+        torch.cat([group.lengths for group in groups]),
+        layers,
+    )
+
+
+def _write(
+    model: Any,
+    rows: _Rows,
+    decoding: Decoding,
+    answers: dict[int, Answer],
+    stats: Statistics,
+    check: Callable[[int], None],
+) -> None:
+    while rows.ids:
+        rows = _step(model, rows, decoding, answers, stats)
+        check(len(answers))
+
+
+def _step(model: Any, rows: _Rows, decoding: Decoding, answers: dict[int, Answer], stats: Statistics) -> _Rows:
+    """Write one token in every row; rows that end leave the batch."""
+    device = rows.lengths.device
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(rows.layers):
+        cache.update(keys, values, layer)
+    last = torch.tensor([[tokens[-1]] for tokens in rows.written], device=device)
+    lengths = rows.lengths + 1
+    predicted = _forward(model, last, lengths, rows.width + 1, cache, keep=1, stats=stats).flatten().tolist()
+    stats.generated += len(predicted)
+    going = []
+    for row, token in enumerate(predicted):
+        rows.written[row].append(token)
+        answer = _finished(rows.written[row], decoding)
+        if answer:
+            answers[rows.ids[row]] = answer
+        else:
+            going.append(row)
+    layers = [(layer.keys, layer.values) for layer in cache.layers]
+    if len(going) == len(predicted):
+        return _Rows(rows.ids, rows.written, lengths, layers)
+    chosen = torch.tensor(going, device=device, dtype=torch.long)
+    return _Rows(
+        [rows.ids[row] for row in going],
+        [rows.written[row] for row in going],
+        lengths[chosen],
+        [(keys[chosen], values[chosen]) for keys, values in layers] if going else [],
+    )
+
+
+def _forward(
+    model: Any, tokens: Tensor, lengths: Tensor, width: int, cache: DynamicCache, *, keep: int, stats: Statistics
+) -> Tensor:
+    """Arg-max tokens of the last `keep` columns. `lengths` are the real columns of each row, which end the row."""
+    stats.forwards += 1
+    columns = torch.arange(width, device=lengths.device)[None, :]
+    first = width - lengths[:, None]
+    positions = (columns - first).clamp(min=0)[:, width - tokens.shape[1] :]
+    output = model(
+        input_ids=tokens,
+        attention_mask=(columns >= first).long(),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+    )
+    best: Tensor = output.logits.argmax(dim=-1)
+    return best
+
+
+def _cut(draft: Sequence[int], decoding: Decoding) -> list[int]:
+    """The draft up to its first end token and the length cap."""
+    end = next((k + 1 for k, token in enumerate(draft) if token in decoding.end), len(draft))
+    return list(draft[: min(end, decoding.new_tokens)])
+
+
+def _finished(tokens: Sequence[int], decoding: Decoding) -> Answer | None:
+    if tokens[-1] in decoding.end:
+        return Answer(tuple(tokens), "stop")
+    if len(tokens) >= decoding.new_tokens:
+        return Answer(tuple(tokens), "length")
+    return None

@@ -1,0 +1,114 @@
+"""The process of one run: `python -m backend.jobs.child RUN`. Started by the worker, which owns its end.
+
+It writes progress and points to the database and its words to its log. It stops on SIGTERM between two steps, and ends
+at once when its worker is gone, so that a run is never going without somebody to look after it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+from backend.errors import Cancelled, StudioError
+from backend.jobs import queue
+from backend.settings import Settings, from_environment
+from backend.storage.database import Database
+from backend.types import Outcome, Point, RunStatus
+
+SECONDS_BETWEEN_REPORTS = 0.25
+BUG = "An unexpected error ended this run; the log names it. Its settings are kept, so it can be restarted."
+
+
+class RunContext:
+    """What an action sees of its run, see `backend.jobs.actions.Context`."""
+
+    def __init__(self, run: int, settings: Settings, database: Database) -> None:
+        self.run = run
+        self.settings = settings
+        self.folder = settings.runs / str(run)
+        self._database = database
+        self._stop = threading.Event()
+        self._started = time.monotonic()
+        self._first: float | None = None
+        self._last_report = 0.0
+
+    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def should_stop(self) -> bool:
+        return self._stop.is_set()
+
+    def report(self, fraction: float, phrase: str) -> None:
+        if self._stop.is_set():
+            raise Cancelled("Cancelled; what was finished is kept.")
+        now = time.monotonic()
+        if now - self._last_report < SECONDS_BETWEEN_REPORTS:
+            return
+        self._last_report = now
+        if self._first is None or fraction < self._first:
+            self._first, self._started = fraction, now
+        gained = fraction - self._first
+        left = (now - self._started) / gained * (1 - fraction) if gained > 0.005 else None
+        self._database.update_run(self.run, fraction=fraction, phrase=phrase, seconds_left=left)
+        print(f"{100 * fraction:5.1f} %  {phrase}", flush=True)
+
+    def stored_points(self) -> list[Point]:
+        return self._database.points_of([self.run])
+
+    def add_point(self, point: Point, answered: Sequence[Outcome]) -> None:
+        self._database.add_point(point, answered)
+        scores = ", ".join(f"{axis} {100 * (score.value or 0):.1f} %" for axis, score in point.scores.items())
+        print(f"point {point.index + 1}: {point.label}: {scores}", flush=True)
+
+
+def main(run: int) -> int:
+    """Do the run and write how it ended; the exit code is for the worker's log only."""
+    settings = from_environment()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    database = Database(settings.database)
+    context = RunContext(run, settings, database)
+    signal.signal(signal.SIGTERM, context.stop)
+    try:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+        from backend.jobs.actions import ACTIONS
+
+        row = database.run(run)
+        result = ACTIONS[row.kind](context, row.spec)
+    except Cancelled as cancelled:
+        if database.control(run)[0]:
+            queue.finish(database, run, RunStatus.CANCELLED, error=str(cancelled))
+        else:  # the worker itself was told to stop
+            queue.finish(database, run, RunStatus.INTERRUPTED, error=queue.INTERRUPTED)
+        return 1
+    except StudioError as error:
+        print(f"failed: {error}", flush=True)
+        queue.finish(database, run, RunStatus.FAILED, error=str(error))
+        return 1
+    except MemoryError:
+        queue.finish(database, run, RunStatus.FAILED, error="The machine ran out of memory. Choose a smaller model.")
+        return 1
+    except Exception:
+        # A bug: the traceback belongs in the log, the page gets a sentence.
+        traceback.print_exc(file=sys.stdout)
+        queue.finish(database, run, RunStatus.FAILED, error=BUG)
+        return 1
+    queue.finish(database, run, RunStatus.DONE, result=result)
+    return 0
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(3)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

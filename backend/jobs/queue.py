@@ -1,0 +1,105 @@
+"""The life of a run as a state machine over the database.
+
+    queued → running → done | failed | cancelled | interrupted
+    queued → cancelled          failed | cancelled | interrupted → queued (restart, same id, finished points kept)
+
+Guarantee: a run is claimed by one worker only, every change names the states it may leave, and a change that lost the
+race changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from backend.errors import UserError
+from backend.storage.database import Database
+from backend.types import Run, RunStatus
+
+INTERRUPTED = "The studio's worker stopped while this run was going. What was finished is kept; restart it to go on."
+
+
+def claim(database: Database, run: int | None = None) -> Run | None:
+    """Take `run`, or the oldest queued one, for this process; None when there is none or another was faster."""
+    chosen = run if run is not None else database.oldest_queued()
+    if chosen is None:
+        return None
+    fields = {"started": time.time(), "finished": None, "error": "", "pid": None, "cancel_requested": False}
+    if database.move(chosen, [RunStatus.QUEUED], RunStatus.RUNNING, phrase="starting", **fields):
+        return database.run(chosen)
+    return None
+
+
+def finish(database: Database, run: int, status: RunStatus, *, error: str = "", result: Any = None) -> bool:
+    """Close a running run; False when it is closed already."""
+    fields: dict[str, Any] = {"finished": time.time(), "error": error, "seconds_left": None, "pid": None}
+    if status is RunStatus.DONE:
+        fields |= {"fraction": 1.0, "phrase": "done"}
+    if result is not None:
+        fields["result"] = result
+    return database.move(run, [RunStatus.RUNNING], status, **fields)
+
+
+def cancel(database: Database, run: int) -> Run:
+    """A queued run is cancelled at once, a running one is asked to stop (within two seconds), others stay as they are."""
+    fields = {"finished": time.time(), "error": "Cancelled before it started."}
+    if not database.move(run, [RunStatus.QUEUED], RunStatus.CANCELLED, **fields):
+        database.move(run, [RunStatus.RUNNING], RunStatus.RUNNING, cancel_requested=True)
+    return database.run(run)
+
+
+def restart(database: Database, run: int) -> Run:
+    """Queue a failed, cancelled or interrupted run again under its id.
+
+    Raises:
+        UserError: the run is in another state.
+    """
+    stopped = [status for status in RunStatus if status.can_restart]
+    fields = {
+        "queued": time.time(),
+        "error": "",
+        "finished": None,
+        "cancel_requested": False,
+        "phrase": "",
+        "pid": None,
+    }
+    if not database.move(run, stopped, RunStatus.QUEUED, **fields):
+        status = database.run(run).status
+        raise UserError(
+            "run",
+            problem=f"run {run} is {status}; only failed, cancelled and interrupted runs can be restarted",
+            remedy="Start a new run with its settings instead.",
+        )
+    return database.run(run)
+
+
+def interrupt_orphans(database: Database) -> list[int]:
+    """Mark the running runs as interrupted. Call it only when no worker is alive; their children end by themselves."""
+    orphans = []
+    for run in database.list_runs(status=[RunStatus.RUNNING]):
+        _wait_for_exit(database.control(run.id)[1], seconds=3.0)
+        if finish(database, run.id, RunStatus.INTERRUPTED, error=INTERRUPTED):
+            orphans.append(run.id)
+    return orphans
+
+
+def _wait_for_exit(pid: int | None, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while pid and is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id exists and is not a zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return True

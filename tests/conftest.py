@@ -1,0 +1,15 @@
+"""What every test gets: a home folder of its own, and torch kept to one thread."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from backend.settings import Settings, from_environment
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    """Settings over an empty home folder, on the CPU with one thread."""
+    return from_environment({"STUDIO_HOME": str(tmp_path / "home"), "STUDIO_THREADS": "1", "STUDIO_DEVICE": "cpu"})

@@ -1,0 +1,139 @@
+"""Answers: token for token what transformers' own greedy decoding gives, with any draft, for every attention layout."""
+
+import random
+
+import pytest
+import torch
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from backend.errors import Cancelled
+from backend.inference.decode import Decoding, Statistics, greedy, stream
+
+VOCABULARY = 300
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+END = frozenset(range(2, 16))  # many end tokens, so that rows of a random model end at different steps
+DECODING = Decoding(new_tokens=20, end=END, pad=0, batch=8)
+
+
+def llama():
+    return LlamaForCausalLM(LlamaConfig(**SHAPE))
+
+
+def mistral_with_a_window():
+    return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
+
+
+def gemma_with_mixed_layers():
+    layers = ["sliding_attention", "sliding_attention", "full_attention"]
+    return Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, head_dim=16, sliding_window=8, layer_types=layers))
+
+
+@pytest.fixture(params=[llama, mistral_with_a_window, gemma_with_mixed_layers], scope="module")
+def model(request):
+    torch.manual_seed(0)
+    return request.param().eval()
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    draw = random.Random(0)
+    return [[draw.randrange(16, VOCABULARY) for _ in range(draw.randrange(1, 40))] for _ in range(30)]
+
+
+@pytest.fixture(scope="module")
+def expected(model, prompts):
+    """What generate() writes for each prompt alone, cut after its first end token."""
+    answers = []
+    for prompt in prompts:
+        written = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=DECODING.new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(END),
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
+        answers.append(tuple(written))
+    return answers
+
+
+def test_answers_equal_plain_greedy_decoding(model, prompts, expected):
+    answers = greedy(model, prompts, DECODING)
+    assert [answer.tokens for answer in answers] == expected
+    assert {answer.finish for answer in answers} == {"stop", "length"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_draft_changes_an_answer(model, prompts, expected, seed):
+    draw = random.Random(seed)
+
+    def spoil(tokens):
+        draft = list(tokens)[: draw.randrange(len(tokens) + 1)]
+        if draft and draw.random() < 0.5:
+            draft[draw.randrange(len(draft))] = draw.randrange(VOCABULARY)
+        if draw.random() < 0.3:
+            draft += [draw.randrange(VOCABULARY) for _ in range(30)]
+        return draft
+
+    answers = greedy(model, prompts, DECODING, drafts=[spoil(tokens) for tokens in expected])
+    assert [answer.tokens for answer in answers] == expected
+
+
+def test_right_drafts_cost_one_forward_per_batch(model, prompts, expected):
+    statistics = Statistics()
+    greedy(model, prompts, DECODING, drafts=expected, statistics=statistics)
+    assert statistics.generated == 0
+    assert statistics.reused == sum(map(len, expected))
+    assert statistics.forwards == -(-len(prompts) // DECODING.batch)
+
+
+def test_the_batch_size_changes_nothing(model, prompts, expected):
+    answers = greedy(model, prompts, DECODING._replace(batch=3))
+    assert [answer.tokens for answer in answers] == expected
+
+
+def test_weights_changed_in_place_are_the_ones_that_answer(model, prompts, expected):
+    """No cache may outlive a change of the weights: answers equal those of the changed model from scratch."""
+    head = model.get_output_embeddings().weight
+    kept = head.detach().clone()
+    try:
+        with torch.no_grad():
+            head.add_(0.5 * torch.randn(head.shape, generator=torch.Generator().manual_seed(3)))
+        fresh = greedy(model, prompts, DECODING)
+        assert [answer.tokens for answer in fresh] != expected
+        assert greedy(model, prompts, DECODING, drafts=expected) == fresh
+    finally:
+        with torch.no_grad():
+            head.copy_(kept)
+
+
+def test_streaming_ends_with_the_same_words(model, prompts, expected):
+    for prompt, tokens in list(zip(prompts, expected, strict=True))[:5]:
+        steps = list(stream(model, prompt, DECODING))
+        assert steps[-1] == [token for token in tokens if token not in END]
+        assert all(later[: len(earlier)] == earlier for earlier, later in zip(steps, steps[1:-1], strict=False))
+
+
+def test_a_check_can_stop_between_steps(model, prompts):
+    def stop(finished):
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        greedy(model, prompts, DECODING, check=stop)
