@@ -42,12 +42,14 @@ def _words() -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog 0123456789", "How do I help you?"], trainer)
+    text = ["the quick brown fox jumps over the lazy dog 0123456789", "How do I help you?"]
+    tokenizer.train_from_iterator(text, trainer)
     return tokenizer.to_str()
 
 
 def tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
-    fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_words()), pad_token="<|pad|>", eos_token="<|end|>")
+    words = Tokenizer.from_str(_words())
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<|pad|>", eos_token="<|end|>")
     fast.chat_template = template
     return fast
 
