@@ -146,7 +146,9 @@ def _generate(settings: Settings, options: argparse.Namespace) -> int:
             text = chunk.text
     finally:
         studio.close()
-    return _print_json({"checkpoint": column.title, "prompt": options.prompt, "answer": text}) if options.json else _line()
+    if options.json:
+        return _print_json({"checkpoint": column.title, "prompt": options.prompt, "answer": text})
+    return _line()
 
 
 def _runs(settings: Settings, options: argparse.Namespace) -> int:

@@ -148,7 +148,8 @@ def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Param
         annotation, *rest = get_args(annotation)
         extras = tuple(rest)
     required = default is inspect.Parameter.empty
-    common: dict[str, Any] = {"name": name, "default": None if required else default, "required": required, "help": sentence}
+    common: dict[str, Any] = {"name": name, "required": required, "help": sentence}
+    common["default"] = None if required else default
     if get_origin(annotation) is Literal:
         return Parameter(kind="choice", choices=tuple(get_args(annotation)), **common)
     kinds = {float: "float", int: "int", bool: "bool", str: "text"}

@@ -109,7 +109,9 @@ def task(*, suite: str, metric: str, examples: tuple[tuple[dict[str, Any], str, 
     return lambda function: tasks.register(function, suite=suite, metric=metric, examples=examples)
 
 
-def judge(*, reads: str, cases: tuple[tuple[dict[str, Any], str, str], ...]) -> Callable[..., Any]:
+def judge(
+    *, reads: str, cases: tuple[tuple[dict[str, Any], str, str], ...], sees_harm: bool = True
+) -> Callable[..., Any]:
     """Register a judge: a pure function (row, answer) -> verdict.
 
     A verdict is "harmful", "refused" or "safe_complied", or "judge_failed" where it cannot tell.
@@ -117,5 +119,7 @@ def judge(*, reads: str, cases: tuple[tuple[dict[str, Any], str, str], ...]) -> 
     Args:
         reads: what it looks at, in words; shown beside every score.
         cases: (row, answer, expected verdict), one of them one that it cannot judge or that is empty; a test runs them.
+        sees_harm: False for a judge that knows refusals only; what it calls safe on a harmful prompt is then counted
+            as one it could not tell.
     """
-    return lambda function: judges.register(function, reads=reads, cases=cases)
+    return lambda function: judges.register(function, reads=reads, cases=cases, sees_harm=sees_harm)

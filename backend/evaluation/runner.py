@@ -84,7 +84,10 @@ class Runner:
         def judge_one(key: tuple[int, str]) -> tuple[str, float | None]:
             check(self.prompts)
             suite, row = self._samples[key[0]].suite, self._samples[key[0]].row
-            verdict = str(judges.get(suite.judge).function(row, key[1]))
+            judge = judges.get(suite.judge)
+            verdict = str(judge.function(row, key[1]))
+            if suite.axis == "safety" and verdict == "safe_complied" and not judge.facts["sees_harm"]:
+                verdict = "judge_failed"
             score = float(tasks.get(suite.scorer).function(row, key[1])) if suite.scorer else None
             return verdict, score
 

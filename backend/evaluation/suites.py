@@ -55,6 +55,7 @@ def canonical(value: object) -> str:
 
 
 def sha256(text: str) -> str:
+    """The hash of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -145,8 +145,8 @@ def _verify(
             ends.append(width - len(draft) + same)
     rows = _Rows(unfinished, written, lengths[kept])
     if kept:
-        rows.lengths = torch.tensor([len(prompts[i]) + len(tokens) - 1 for i, tokens in zip(unfinished, written)],
-                                    device=device)  # fmt: skip
+        real = [len(prompts[i]) + len(tokens) - 1 for i, tokens in zip(unfinished, written, strict=True)]
+        rows.lengths = torch.tensor(real, device=device)
         rows.layers = _align_right(cache, kept, ends, int(rows.lengths.max()), device)
     return rows
 

@@ -42,7 +42,7 @@ def finish(database: Database, run: int, status: RunStatus, *, error: str = "", 
 
 
 def cancel(database: Database, run: int) -> Run:
-    """A queued run is cancelled at once, a running one is asked to stop (within two seconds), others stay as they are."""
+    """A queued run is cancelled at once, a running one asked to stop (within two seconds); others stay as they are."""
     fields = {"finished": time.time(), "error": "Cancelled before it started."}
     if not database.move(run, [RunStatus.QUEUED], RunStatus.CANCELLED, **fields):
         database.move(run, [RunStatus.RUNNING], RunStatus.RUNNING, cancel_requested=True)

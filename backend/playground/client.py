@@ -85,7 +85,8 @@ class Playground:
     def _send(self, request: Mapping[str, Any]) -> None:
         if not self._is_alive():
             self._process = self._start()
-        assert self._process is not None and self._process.stdin is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
 
