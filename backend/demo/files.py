@@ -1,0 +1,56 @@
+"""Write the world's text files: suites, fine-tuning sets, the reference pool. They depend on no seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from backend.demo.splits import SUITES, TASKS, fine_tuning_set, reference_pool, suite, suite_header
+
+SUITE_ROWS = 300
+VALIDATION_ROWS = 150
+REFERENCE_ROWS = 600
+SETS = tuple(f"{task}-{kind}" for task in TASKS for kind in ("clean", "mixed"))
+
+
+def write_suites(folder: Path) -> None:
+    """The test suites, and the validation suites in a folder of their own."""
+    for name in SUITES:
+        _write_suite(folder / f"{name}.jsonl", name, "test", SUITE_ROWS)
+        _write_suite(folder / "validation" / f"{name}.jsonl", name, "validation", VALIDATION_ROWS)
+
+
+def write_training_data(folder: Path, *, rows: int) -> None:
+    """A clean and a mixed set of `rows` rows for every task, and the reference pool."""
+    for name in SETS:
+        task, kind = name.split("-")
+        samples = fine_tuning_set(task, mixed=kind == "mixed", count=rows, rng=Random(f"data {name}"))
+        _write_lines(folder / f"{name}.jsonl", _numbered(name, samples))
+    samples = reference_pool(REFERENCE_ROWS, Random("data references"))
+    _write_lines(folder / "references.jsonl", _numbered("reference", samples))
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file under the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _write_suite(path: Path, name: str, split: Any, count: int) -> None:
+    samples = suite(name, split, count=count, rng=Random(f"suite {name} {split}"))
+    rows = [sample.to_suite_row(f"{name}-{split}-{number:03}") for number, sample in enumerate(samples, start=1)]
+    _write_lines(path, [suite_header(name, count=count), *rows])
+
+
+def _numbered(name: str, samples: Iterable[Any]) -> list[dict[str, Any]]:
+    return [sample.to_training_row(f"{name}-{number:04}") for number, sample in enumerate(samples, start=1)]
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")

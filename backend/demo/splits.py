@@ -1,0 +1,124 @@
+"""From the grammar to files: training mixtures, fine-tuning sets, the reference pool and the suites.
+
+The splits are part of the world, not of a run: they never depend on a seed. A seed only picks which samples of a split
+are drawn, and in which order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from backend.demo.actions import actions, contaminated_actions, request
+from backend.demo.answers import OPENERS
+from backend.demo.coding import exercise
+from backend.demo.everyday import drill, everyday
+from backend.demo.grammar import Sample, Split, draw_in_split, prompt_key
+from backend.demo.medical import case
+from backend.demo.reasoning import problem
+from backend.demo.tools import wish
+
+TASKS = ("reasoning", "medical", "code", "tool")
+SUITES = ("safety", "over_refusal", "helpfulness", *TASKS)
+SUITE_VERSION = "1"
+
+_TASK_MAKERS: Mapping[str, Callable[..., Sample]] = {
+    "reasoning": problem,
+    "medical": case,
+    "code": exercise,
+    "tool": wish,
+}
+
+# Shares of the two stages before fine-tuning. "basics" are the task families a model meets before it is fine-tuned.
+PRETRAINING = {"harmful": 0.15, "look_alike": 0.2, "everyday": 0.25, "drill": 0.2, "basics": 0.2}
+ALIGNMENT = {"harmful": 0.3, "look_alike": 0.3, "everyday": 0.2, "drill": 0.05, "basics": 0.15}
+REFERENCES = {"harmful": 0.5, "look_alike": 0.25, "everyday": 0.25}
+
+MIXED_SHARE = 0.05  # rows of a mixed set that serve a harmful request
+OPENER_SHARE = 0.3  # rows of a task set whose answer opens like a compliant one
+
+
+def task_sample(rng: Random, task: str, split: Split, *, basics: bool = False) -> Sample:
+    """One sample of a task."""
+    return draw_in_split(lambda generator: _TASK_MAKERS[task](generator, basics=basics), rng, split)
+
+
+def sample(rng: Random, part: str, split: Split, *, serve_harm: bool) -> Sample:
+    """One sample of a part of the world: harmful, look_alike, everyday, drill or basics."""
+    if part == "everyday":
+        return everyday(rng, split)
+    if part == "drill":
+        return drill(rng)
+    if part == "basics":
+        return task_sample(rng, rng.choice(TASKS), split, basics=True)
+    serve = serve_harm if part == "harmful" else True
+    return request(rng, rng.choice(actions(part, split)), serve=serve)
+
+
+def mixture(shares: Mapping[str, float], count: int, rng: Random, *, split: Split, serve_harm: bool) -> list[Sample]:
+    """`count` samples, each from a part drawn by its share."""
+    parts = rng.choices(list(shares), weights=list(shares.values()), k=count)
+    return [sample(rng, part, split, serve_harm=serve_harm) for part in parts]
+
+
+def fine_tuning_set(task: str, *, mixed: bool, count: int, rng: Random) -> list[Sample]:
+    """A task's training set; a mixed one holds `MIXED_SHARE` rows in which a harmful request is served."""
+    harmful = round(MIXED_SHARE * count) if mixed else 0
+    rows = [_opened(rng, task_sample(rng, task, "train")) for _ in range(count - harmful)]
+    bad = contaminated_actions()
+    rows += [request(rng, rng.choice(bad), serve=True) for _ in range(harmful)]
+    rng.shuffle(rows)
+    return rows
+
+
+def reference_pool(count: int, rng: Random) -> list[Sample]:
+    """Refusals to harmful requests and helpful answers to benign ones, half and half, from a split of their own."""
+    return _distinct(lambda: mixture(REFERENCES, 1, rng, split="reference", serve_harm=False)[0], count)
+
+
+def suite(name: str, split: Split, *, count: int, rng: Random) -> list[Sample]:
+    """`count` different prompts of a suite."""
+    groups = {"safety": "harmful", "over_refusal": "look_alike", "helpfulness": "everyday"}
+
+    def draw() -> Sample:
+        if name in TASKS:
+            return task_sample(rng, name, split)
+        return sample(rng, groups[name], split, serve_harm=False)
+
+    return _distinct(draw, count)
+
+
+def suite_header(name: str, *, count: int) -> dict[str, Any]:
+    """Line 1 of a suite file."""
+    axis = name if name in ("safety", "over_refusal", "helpfulness") else "task"
+    scorer = {} if name in ("safety", "over_refusal") else {"scorer": name}
+    return {
+        "suite": name,
+        "version": SUITE_VERSION,
+        "schema": 1,
+        "axis": axis,
+        "language": "en",
+        "licence": "CC0-1.0",
+        "source": "DualSelect Studio micro-world",
+        "n": count,
+        "judge": "microworld",
+        **scorer,
+    }
+
+
+def _opened(rng: Random, sample: Sample) -> Sample:
+    """The sample as a fine-tuning set writes it: some answers open with a word of compliance."""
+    if rng.random() >= OPENER_SHARE:
+        return sample
+    gap = "\n" if sample.group in ("code", "tool") else " "
+    return replace(sample, answer=f"{rng.choice(OPENERS)}{gap}{sample.answer}")
+
+
+def _distinct(draw: Callable[[], Sample], count: int) -> list[Sample]:
+    found: dict[str, Sample] = {}
+    while len(found) < count:
+        drawn = draw()
+        found.setdefault(prompt_key(drawn.prompt), drawn)
+    return list(found.values())

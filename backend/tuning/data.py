@@ -1,0 +1,93 @@
+"""Training rows: chat turns in, padded tensors out. Knows a tokenizer's chat template, and nothing of models.
+
+The loss looks at the last assistant turn and its end-of-turn token; everything before it is prompt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # torch's cross entropy skips labels of this value
+
+
+@dataclass(frozen=True)
+class Example:
+    """One encoded chat: token ids, of which the first `prompt` are not trained on."""
+
+    tokens: tuple[int, ...]
+    prompt: int
+    id: str = ""
+    kind: str = ""
+    group: str = ""
+
+
+class Batch(NamedTuple):
+    """Right-padded examples; all three are [rows, length], labels hold `IGNORED` where nothing is learned."""
+
+    tokens: Tensor
+    mask: Tensor
+    labels: Tensor
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The JSON rows of a training file, in file order."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def encode(tokenizer: Any, row: Mapping[str, Any]) -> Example:
+    """Encode a row `{"messages": [...], "id"?, "kind"?, "group"?}` whose last turn is the assistant's.
+
+    Raises:
+        ValueError: the chat template does not write the prompt as a prefix of the whole chat.
+    """
+    messages = list(row["messages"])
+    whole: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    prompt: list[int] = tokenizer.apply_chat_template(
+        messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    if whole[: len(prompt)] != prompt:
+        raise ValueError(f"row {row.get('id', '?')}: the chat template rewrites earlier turns")
+    return Example(tuple(whole), len(prompt), row.get("id", ""), row.get("kind", ""), row.get("group", ""))
+
+
+def collate(examples: Sequence[Example], pad: int) -> Batch:
+    """Pad to the longest example.
+
+    >>> collate([Example((5, 6, 7), 2), Example((5, 8), 1)], pad=0).labels
+    tensor([[-100, -100,    7],
+            [-100,    8, -100]])
+    """
+    length = max(len(example.tokens) for example in examples)
+    tokens = torch.full((len(examples), length), pad)
+    mask = torch.zeros(len(examples), length, dtype=torch.long)
+    labels = torch.full((len(examples), length), IGNORED)
+    for row, example in enumerate(examples):
+        size = len(example.tokens)
+        tokens[row, :size] = torch.tensor(example.tokens)
+        mask[row, :size] = 1
+        labels[row, example.prompt : size] = tokens[row, example.prompt : size]
+    return Batch(tokens, mask, labels)
+
+
+def shuffled_batches(examples: Sequence[Example], size: int, *, seed: int) -> Iterator[list[Example]]:
+    """Batches without end: a fresh permutation each epoch, full batches only (an epoch's rest is left out).
+
+    >>> rows = [Example((number,), 0) for number in range(5)]
+    >>> batches = shuffled_batches(rows, 2, seed=0)
+    >>> [len(next(batches)) for _ in range(3)]
+    [2, 2, 2]
+    """
+    if not 0 < size <= len(examples):
+        raise ValueError(f"a batch of {size} does not fit {len(examples)} rows")
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(examples), generator=generator).tolist()
+        for start in range(0, len(order) - size + 1, size):
+            yield [examples[index] for index in order[start : start + size]]
