@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -33,6 +38,8 @@ _CLASSES: dict[str, tuple[Any, Any]] = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
+    "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
 }
 
 
@@ -123,12 +130,13 @@ def adapter(path: Path, base: Path, *, seed: int = 7, **options: Any) -> Path:
     from transformers import AutoModelForCausalLM
 
     settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns about transformers, and about choices that are ours
         torch.manual_seed(seed)
         loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         adapted = get_peft_model(loaded, LoraConfig(**{**settings, **options}))
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.data.normal_(0, 0.1)
-    adapted.save_pretrained(path)
+        adapted.save_pretrained(path)
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from backend.checkpoints.reader import Source
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Computed by the model itself; old checkpoints store them and new models do not take them.
 DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attn.bias", "attention.bias")
+
+WRAPPERS = frozenset({"model", "language_model", "transformer", "gpt_neox"})
 
 
 class ResidentPair:
@@ -68,6 +70,7 @@ class ResidentPair:
             UserError: a tensor of the pair that the model lacks or has in another shape.
         """
         effect = Effect()
+        places = _places(self._aligned, targets)
         written: dict[tuple[torch.device, int], str] = {}
         with torch.inference_mode():
             for name, start in self._aligned.items():
@@ -75,9 +78,10 @@ class ResidentPair:
                 merged = start if goal is None else merge_one(name, start, goal, method, parameters)
                 if goal is not None:
                     effect.add(start, merged, goal)
-                target = _target(targets, name, merged)
-                if target is None:
+                if name not in places:
                     continue
+                target = targets[places[name]]
+                _check_shape(name, target, merged)
                 place = (target.device, target.data_ptr())
                 if target.numel() and place in written:
                     _check_twin(name, written[place], target, merged)
@@ -87,21 +91,40 @@ class ResidentPair:
         return effect.to_json()
 
 
-def _target(targets: Mapping[str, Tensor], name: str, merged: Tensor) -> Tensor | None:
-    """The target called `name`, with or without the prefix that some files leave out."""
-    target = targets.get(name)
-    if target is None:
-        longer = [other for other in targets if other.endswith("." + name)]
-        if len(longer) != 1:
-            if name.endswith(DERIVED):
-                return None
+def _places(names: Iterable[str], targets: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensor of the pair -> tensor of the model; by name, else by the name without what only wraps others.
+
+    Raises:
+        UserError: a tensor that the model does not have.
+    """
+    places = {name: name for name in names if name in targets}
+    bare: dict[str, list[str]] = {}
+    for target in targets:
+        bare.setdefault(_bare(target), []).append(target)
+    for name in names:
+        found = bare.get(_bare(name), [])
+        if name not in places and len(found) == 1:
+            places[name] = found[0]
+        elif name not in places and not name.endswith(DERIVED):
             problem = f"the loaded model has no tensor `{name}`"
             raise UserError("aligned", problem=problem, remedy="Load the aligned model of this pair.")
-        target = targets[longer[0]]
+    return places
+
+
+def _bare(name: str) -> str:
+    """Files and loaded models wrap the same layers differently, and call the head by two names.
+
+    >>> _bare("language_model.model.layers.0.mlp.weight") == _bare("model.language_model.layers.0.mlp.weight")
+    True
+    """
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    return ".".join(parts).replace("embed_out.", "lm_head.")
+
+
+def _check_shape(name: str, target: Tensor, merged: Tensor) -> None:
     if target.shape != merged.shape:
         problem = f"`{name}` is {list(target.shape)} in the loaded model, {list(merged.shape)} in the pair"
         raise UserError("aligned", problem=problem, remedy="Load the aligned model of this pair.")
-    return target
 
 
 def _check_twin(name: str, first: str, target: Tensor, merged: Tensor) -> None:
