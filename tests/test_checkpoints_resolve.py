@@ -182,6 +182,15 @@ def test_a_broken_config_is_one_sentence(settings, tmp_path: Path, text: str) ->
     assert refusal(tmp_path / "m", settings).startswith("aligned: config.json is not ")
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
+def test_json_beside_the_weights_must_be_flat_and_whole(settings, tmp_path: Path, name: str) -> None:
+    path = tiny.folder(tmp_path / "m") / name
+    path.write_text('{"a": ' * 500 + "1" + "}" * 500)
+    assert f"aligned: {name} is nested deeper than 32 levels" in refusal(tmp_path / "m", settings)
+    path.write_text("{")
+    assert f"aligned: {name} is not readable JSON" in refusal(tmp_path / "m", settings)
+
+
 def test_a_truncated_checkpoint_is_one_sentence(settings, tmp_path: Path) -> None:
     path = tiny.folder(tmp_path / "m") / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])

@@ -14,6 +14,7 @@ from backend.types import Checkpoint, TensorInfo
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 MOST_JSON_BYTES = 64 * 2**20
+MOST_JSON_DEPTH = 32
 
 # What a checkpoint may bring beside its weights and config; the tokenizer's files first, copied as they are.
 TOKENIZER_FILES = (
@@ -45,7 +46,8 @@ def read_folder(
     inside = tuple(root.resolve() for root in (folder, *roots))
     kind = _kind(folder, field)
     for side in SIDE_FILES:
-        own_file(folder, side, inside, field=field)
+        if own_file(folder, side, inside, field=field) and side in ("tokenizer_config.json", "generation_config.json"):
+            read_json(folder, side, inside, field=field)
     notes: list[str] = []
     config: dict[str, Any] = {}
     adapter: dict[str, Any] = {}
@@ -166,4 +168,14 @@ def read_json(folder: Path, name: str, roots: tuple[Path, ...], *, field: str) -
         raise refusal(field, path, "is not readable JSON") from None
     if not isinstance(table, dict):
         raise refusal(field, path, "is not a JSON table")
+    if _depth_exceeds(table, MOST_JSON_DEPTH):
+        raise refusal(field, path, f"is nested deeper than {MOST_JSON_DEPTH} levels", "Use another checkpoint.")
     return table
+
+
+def _depth_exceeds(table: Any, most: int) -> bool:
+    level = [table]
+    for _ in range(most):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+    return bool(level)

@@ -107,7 +107,7 @@ class FolderWriter:
 
     def put_json(self, name: str, table: dict[str, Any]) -> None:
         """A small JSON file."""
-        self.put_text(name, json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        self.put_text(name, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
 
     def put_copy(self, source: Path) -> None:
         """A copy of a small file, under its own name."""
