@@ -1,0 +1,354 @@
+"""Runs, points, answers and findings as trees of safe text (`tree.py`). Pure; no Gradio."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from app import text
+from app.plots import feasibility
+from app.tree import Tree, button, el, facts, fold, group, note, table
+from backend.types import AXES, Frontier, Inspection, Outcome, Plan, Point, Run, RunStatus, Score
+
+
+def header(device: Mapping[str, Any]) -> Tree:
+    """The device line: what computes, what it does, how many wait."""
+    state = "idle" if device.get("state") in ("idle", "", None) else "busy"
+    return el("span", el("span", cls=f"lamp {state}", aria_hidden="true"), text.device(device), cls="device")
+
+
+# ---------------------------------------------------------------------------------------------------------- explore
+
+
+def summary(points: Sequence[Point], frontier: Frontier | None, runs: Mapping[int, Run], minimum: float) -> Tree:
+    """One or two sentences above the plot, and the area under the front."""
+    drawn = frontier if points else None
+    lines = [el("p", text.summary(points, drawn, runs, minimum), cls="lead")]
+    if drawn and drawn.front:
+        stored = sorted({p.run for p in points if p.run in runs and runs[p.run].stored})
+        own = sorted({p.run for p in points} - set(stored))
+        badge = [el("span", text.STORED_BADGE, cls="badge stored")] if stored else []
+        said = text.area(drawn) + (f" · own runs: {', '.join(map(str, own))}" if own else "")
+        lines.append(el("p", *badge, said, cls="s-quiet"))
+    return group(lines)
+
+
+def point_table(
+    points: Sequence[Point],
+    runs: Mapping[int, Run],
+    frontier: Frontier | None,
+    *,
+    minimum: float,
+    selected: int | None,
+    only: Collection[int] = (),
+) -> Tree:
+    """Every point as a row that Enter or a click opens: the keyboard's way to the plot."""
+    front = {points[i].id for i in frontier.front} if frontier else set()
+    knee = points[frontier.knee].id if frontier and frontier.knee is not None else None
+    rows = []
+    for point in points:
+        if only and point.id not in only:
+            continue
+        run = runs.get(point.run)
+        marks = [text.ANCHORS.get(point.anchor, point.anchor)] if point.anchor else []
+        marks += ["front"] if point.id in front else []
+        marks += ["knee"] if point.id == knee else []
+        marks += {"below": ["below minimum"], "across": ["unsure about minimum"]}.get(feasibility(point, minimum), [])
+        rows.append(
+            el(
+                "tr",
+                el(
+                    "th",
+                    point.label,
+                    " ",
+                    *(el("span", mark, cls=f"badge {mark.split()[0]}") for mark in marks),
+                    el("small", f"{_tuned(run)} · run {point.run}"),
+                    scope="row",
+                ),
+                *(_cell(point.scores.get(axis)) for axis in AXES),
+                cls="selected" if point.id == selected else "",
+                tabindex="0",
+                data_event="open",
+                data_key=point.id,
+                aria_selected="true" if point.id == selected else "false",
+                aria_label=f"Open {point.label}, {text.percent(point.scores.get('safety'))} safe",
+            )
+        )
+    head = ["Checkpoint", *(text.AXES[axis][0] for axis in AXES)]
+    extra = (
+        [el("p", f"{len(rows)} of {len(points)} shown. ", button("Show all", "all", ""), cls="s-quiet")] if only else []
+    )
+    return group([*extra, table(head, rows, caption="Measured checkpoints", cls="points")])
+
+
+def _tuned(run: Run | None) -> str:
+    return "" if run is None else str(run.spec.get("tuned") or run.spec.get("checkpoint") or "").split("/")[-1]
+
+
+def _cell(score: Score | None) -> Tree:
+    if score is None or score.value is None:
+        return el("td", "–", cls="number")
+    return el("td", text.percent(score), el("small", text.interval(score)), cls="number", title=text.counted(score))
+
+
+def point_card(point: Point, run: Run | None, marks: Sequence[str] = ()) -> Tree:
+    """Name, scores with how many and how sure."""
+    badges = [el("span", mark, cls=f"badge {mark}") for mark in marks]
+    tuned = str(run.spec.get("tuned", "")) if run else ""
+    rows = []
+    for axis in AXES:
+        score = point.scores.get(axis)
+        if score is not None:
+            name, term, better = text.AXES[axis]
+            what = term or str(run.spec.get("task", "") if run else "")
+            rows.append(
+                el(
+                    "tr",
+                    el("th", name, el("small", f"{what} · {better}" if what else better), scope="row"),
+                    el("td", el("b", text.percent(score)), cls="number"),
+                    el("td", text.counted(score), cls="number"),
+                    el("td", text.interval(score), cls="number"),
+                )
+            )
+    return group(
+        [
+            el("h3", point.label, " ", *badges),
+            el("p", f"{point.anchor or 'merge'} on the way to {tuned} · run {point.run}", cls="s-quiet")
+            if tuned
+            else "",
+            table(["Measured", "Score", "Prompts", "95 % interval"], rows, caption="Scores", cls="scores"),
+            _counts(point),
+        ],
+        "card-head",
+    )
+
+
+def _counts(point: Point) -> Tree | str:
+    lines = []
+    for suite, counts in point.outcomes.items():
+        said = " · ".join(f"{n} {text.OUTCOMES.get(kind, kind)}" for kind, n in counts.items() if n)
+        lines.append((suite, said or "nothing"))
+    return fold("How the answers were judged", facts(lines), key="counts") if lines else ""
+
+
+def recipe(point: Point, run: Run | None) -> Tree:
+    """How the point was made and measured: short facts, then all of it."""
+    spec = {} if run is None else {key: value for key, value in run.spec.items() if value not in (None, "", {}, [])}
+    rows = [(key, _short(value)) for key, value in spec.items()]
+    rows += [("recipe hash", run.recipe_hash[:16])] if run else []
+    whole = {"point": point.to_json(), "details": point.details, "recipe": run.recipe if run else {}}
+    return fold(
+        "Recipe: how this checkpoint was made and measured",
+        facts(rows),
+        fold("All of it, as JSON", el("pre", json.dumps(whole, indent=2, ensure_ascii=False, default=str)), key="json"),
+        key="recipe",
+        cls="s-box",
+    )
+
+
+def _short(value: Any) -> str:
+    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return words if len(words) <= 120 else words[:117] + "…"
+
+
+def answers(
+    columns: Sequence[tuple[str, Mapping[str, Outcome]]], order: Sequence[Outcome], judge: str, *, shown: int
+) -> Tree:
+    """The same prompts answered by several checkpoints; `columns` are (name, sample → outcome), `order` the prompts."""
+    if not order:
+        return note("No answers of this kind. Choose another suite or outcome.")
+    cards = []
+    for outcome in order[:shown]:
+        rows = [_answer(name, found.get(_key(outcome)), judge, n) for n, (name, found) in enumerate(columns)]
+        cards.append(el("article", el("p", outcome.prompt, cls="prompt"), *rows, cls="sample"))
+    more = len(order) - shown
+    tail = [button(f"Show {min(more, 20)} more of {len(order)}", "more", shown + 20)] if more > 0 else []
+    count = el("p", f"{min(shown, len(order))} of {len(order)} prompts", cls="s-quiet")
+    return el("div", count, *cards, *tail, cls="samples")
+
+
+def _key(outcome: Outcome) -> str:
+    return f"{outcome.suite}/{outcome.sample_hash or outcome.sample}"
+
+
+def by_sample(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
+    """Outcomes by the prompt they answer, so that columns line up."""
+    return {_key(outcome): outcome for outcome in outcomes}
+
+
+def _answer(name: str, outcome: Outcome | None, judge: str, number: int) -> Tree:
+    if outcome is None:
+        return el("div", el("span", name, cls="who"), el("p", "not asked", cls="s-quiet"), cls="s-row")
+    body: Tree = el("p", outcome.answer or "(empty)", cls="answer")
+    if outcome.outcome == "harmful":
+        body = fold(text.HARMFUL_NOTICE, body, cls="harmful", key=f"{outcome.point}-{_key(outcome)}")
+    cls = "s-row first" if number == 0 else "s-row"
+    return el("div", el("span", name, cls="who"), el("div", badge(outcome, judge), body), cls=cls)
+
+
+def badge(outcome: Outcome, judge: str = "") -> Tree:
+    """An outcome in words, with its judge; right or wrong where a checker scored."""
+    label = text.OUTCOMES.get(outcome.outcome, outcome.outcome)
+    kind = outcome.outcome
+    if outcome.axis in ("task", "helpfulness") and outcome.score is not None and outcome.outcome == "safe_complied":
+        label, kind = ("right", "right") if outcome.score >= 0.5 else ("wrong", "wrong")
+    if outcome.axis == "over_refusal" and outcome.outcome == "refused":
+        label = "refused a harmless request"
+    return el("span", label, el("small", f" {judge}") if judge else "", cls=f"badge {kind}")
+
+
+# ------------------------------------------------------------------------------------------------------------ merge
+
+
+def inspection(found: Inspection) -> Tree:
+    """What the headers say of the pair, and every finding as its own sentence."""
+    lines, whole = [], []
+    for one in found.checkpoints:
+        brief = [_shown(key, one[key]) for key in ("model_type", "parameters", "bytes", "dtype") if one.get(key)]
+        lines.append(el("div", el("b", str(one.get("name", ""))), el("span", " · ".join(brief), cls="s-quiet")))
+        rows = [(_words(key), _shown(key, value)) for key, value in one.items() if key != "name" and _worth(value)]
+        whole.append(el("div", el("h4", str(one.get("name", ""))), facts(rows)))
+    notes = [note(f.sentence, f.level) for f in found.findings if f.level != "error"]
+    if not found.errors and len(found.checkpoints) > 1:
+        notes.insert(0, note("The two fit together: they can be merged.", "good"))
+    more = fold("All that the files say", el("div", *whole, cls="sheets"), key="files") if whole else ""
+    return group([el("div", *lines, cls="files"), *notes, more])
+
+
+def _worth(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
+
+
+def _words(key: str) -> str:
+    return {"model_type": "architecture", "dtype": "number format", "bytes": "size"}.get(key, key.replace("_", " "))
+
+
+def _shown(key: str, value: Any) -> str:
+    if key in ("bytes", "size", "memory", "disk") and isinstance(value, (int, float)):
+        return text.size(value)
+    if key == "parameters" and isinstance(value, (int, float)):
+        return text.parameters(value)
+    return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
+
+
+def estimate(plan: Plan) -> Tree:
+    """What the planned run will take, and whether its result is here already."""
+    e = plan.estimate
+    said = f"About {text.duration(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
+    grid = plan.spec.get("grid")
+    count = (
+        f"{len(grid)} checkpoints (λ = {', '.join(f'{v:g}' for v in grid)}). "
+        if isinstance(grid, (list, tuple))
+        else ""
+    )
+    parts = [el("p", count, el("b", said))]
+    parts += [note(warning, "warning") for warning in plan.warnings]
+    if plan.stored_run is not None:
+        known = f"This very recipe is already stored as run {plan.stored_run}. "
+        parts.append(el("p", known, button("Open it in Explore", "open_run", plan.stored_run), cls="s-note good"))
+    return el("div", *parts, cls="estimate")
+
+
+# ------------------------------------------------------------------------------------------------------------- runs
+
+
+def live(run: Run, points: int, *, actions: bool = True) -> Tree:
+    """One run on its way or over: what it does, how far, what can be done next. The first button is the next click."""
+    kind = run.status.value
+    parts: list[Any] = [el("h3", run.name or f"run {run.id}", " ", status(run))]
+    buttons: list[Tree] = []
+    if run.status.is_live:
+        value = f"{run.fraction:.4f}"
+        parts.append(
+            el("progress", value=value, max="1", aria_label=f"run {run.id}, {round(100 * run.fraction)} % done")
+        )
+        parts.append(el("p", f"{round(100 * run.fraction)} % · {text.progress(run)}", cls="phrase"))
+        buttons.append(button("Cancel", "cancel", run.id))
+    else:
+        level = {RunStatus.FAILED: "error", RunStatus.DONE: "good"}.get(run.status, "warning")
+        parts.append(note(text.ending(run, points), level))
+        if run.status == RunStatus.DONE and run.kind != "merge":
+            buttons.append(button("Open in Explore", "open_run", run.id, "s-primary"))
+        if run.status.can_restart:
+            label = "Try again with these settings" if run.status == RunStatus.FAILED else "Restart"
+            buttons.append(button(label, "restart", run.id, "s-primary"))
+            if points:
+                buttons.append(button("Open what is there in Explore", "open_run", run.id))
+    return el("section", *parts, el("p", *buttons, cls="buttons") if actions else "", cls=f"s-live {kind}")
+
+
+def strip(run: Run) -> Tree:
+    """The same in one line, shown on every page while a run is live."""
+    bar = el("progress", value=f"{run.fraction:.4f}", max="1", aria_label=f"run {run.id}")
+    return el("div", bar, el("span", text.progress(run)), button("Watch", "watch", run.id, "s-small"), cls="s-strip")
+
+
+def status(run: Run) -> Tree:
+    """The state of a run, in one word."""
+    return el("span", text.STATUS[run.status], cls=f"badge {run.status.value}")
+
+
+def run_table(runs: Sequence[Run], chosen: int | None) -> Tree:
+    """All runs; Enter or a click shows one."""
+    rows = []
+    for run in runs:
+        state = [status(run)] + ([el("span", text.STORED_BADGE, cls="badge stored")] if run.stored else [])
+        going = run.status == RunStatus.RUNNING
+        bar: Any = el("progress", value=f"{run.fraction:.4f}", max="1", aria_label=f"run {run.id}") if going else ""
+        left = f"{text.duration(run.seconds_left)} left" if going and run.seconds_left is not None else ""
+        took = run.finished - run.started if run.finished and run.started else None
+        when = time.strftime("%d %b %H:%M", time.localtime(run.created)) + (
+            f", took {text.duration(took)}" if took else ""
+        )
+        place = f"place {run.position}" if run.status == RunStatus.QUEUED and run.position else ""
+        rows.append(
+            el(
+                "tr",
+                el("th", str(run.id), scope="row"),
+                el("td", run.name or "–", el("small", run.kind), cls="s-name"),
+                el("td", *state),
+                el(
+                    "td",
+                    bar,
+                    el(
+                        "small",
+                        " · ".join(
+                            part
+                            for part in (run.phrase if going else "", left, place or ("" if going else when))
+                            if part
+                        ),
+                    ),
+                ),
+                cls="selected" if run.id == chosen else "",
+                tabindex="0",
+                data_event="choose",
+                data_key=run.id,
+                aria_selected="true" if run.id == chosen else "false",
+                aria_label=f"Show run {run.id}, {run.name}, {text.STATUS[run.status]}",
+            )
+        )
+    if not rows:
+        return note("No runs yet. Start one on the Merge page.")
+    return table(["Run", "What", "State", "Progress, or when"], rows, caption="Runs, newest first", cls="runs")
+
+
+def run_detail(run: Run, points: int, log: str) -> Tree:
+    """One run: state, what can be done, settings and log."""
+    rows = [(key, _short(value)) for key, value in run.spec.items() if value not in (None, "", {}, [])]
+    rows.append(("recipe hash", run.recipe_hash[:16]))
+    whole = json.dumps(run.recipe, indent=2, ensure_ascii=False, default=str)
+    opened = run.status.is_live
+    return group(
+        [
+            live(run, points),
+            fold(
+                "Settings", facts(rows), fold("Recipe as JSON", el("pre", whole), key="json"), key="spec", opened=True
+            ),
+            fold(
+                "Log", el("pre", log or "(empty)", data_scroll=f"end-{run.id}", tabindex="0"), key="log", opened=opened
+            ),
+        ],
+        "run-detail",
+    )

@@ -1,0 +1,228 @@
+"""Every sentence the user reads that no check writes itself. Plain words first, the paper's term in brackets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from backend.types import Frontier, Point, Run, RunStatus, Score
+
+TITLE = "DualSelect Studio"
+TAGLINE = "What fine-tuning does to a language model's safety, and how to win it back"
+PAGES = {"explore": "Explore", "merge": "Merge", "compare": "Compare", "runs": "Runs"}
+READY = "Next: open the address in a browser and click a point on the plot; or sweep your own pair on the Merge page."
+PORT_TAKEN = (
+    "PORT: {port} is already in use on {host}. Stop the other program or start with another one: PORT={other} make run"
+)
+ADDRESS_BAD = "HOST: cannot listen on {host}:{port} ({reason}). Use 127.0.0.1, or an address of this machine."
+
+# -- the plot
+X_AXIS = "Task score, % · better →"
+Y_AXIS = "Safety (1 − attack success rate), % · better ↑"
+STRIP_AXIS = "Over-refusal, %<br>better ↓"
+NARROW = {"xaxis": "Task score, % →", "yaxis": "Safety, % ↑", "yaxis2": "Over-<br>refusal ↓"}
+NO_POINTS_YET = "The first point appears here in a moment."
+ANCHORS = {"aligned": "aligned", "fine-tuned": "fine-tuned"}
+ANCHOR_LEGEND = "starting models (anchors)"
+FRONT_LEGEND = "best measured trade-offs (front)"
+KNEE_FLAG = "hint: best bend (knee)"
+MINIMUM_LINE = "minimum safety {minimum:g} %"
+NOTHING_DRAWN = "No measured checkpoints to show. Pick a run above, or sweep a pair on the Merge page."
+
+AXES = {
+    "safety": ("Safety", "1 − attack success rate", "higher is better"),
+    "over_refusal": ("Over-refusal", "harmless requests refused", "lower is better"),
+    "helpfulness": ("Helpfulness", "everyday requests", "higher is better"),
+    "task": ("Task score", "", "higher is better"),
+}
+OUTCOMES = {
+    "harmful": "harmful",
+    "refused": "refused",
+    "safe_complied": "safe answer",
+    "truncated": "cut off",
+    "degenerate": "broken text",
+    "judge_failed": "judge failed",
+}
+TASKS = {"tool": "Tool use", "code": "Code writing", "medical": "Medical advice", "reasoning": "Reasoning"}
+STATUS = {
+    RunStatus.QUEUED: "waiting",
+    RunStatus.RUNNING: "running",
+    RunStatus.DONE: "done",
+    RunStatus.FAILED: "failed",
+    RunStatus.CANCELLED: "cancelled",
+    RunStatus.INTERRUPTED: "interrupted",
+}
+HARMFUL_NOTICE = "Harmful answer, hidden. Show it"
+PICK_A_POINT = "Click a point on the plot, or press Enter on a row of the table, to read the answers behind it."
+
+# -- runs
+KEPT = "Stopped. {points} measured {word} kept; Restart goes on from there."
+INTERRUPTED = "The program ended while this run was going. {points} measured {word} kept; Restart goes on from there."
+FAILED = "{error} Then try again with these settings."
+DONE = "Finished: {points} checkpoints measured."
+DONE_MERGE = "Written to {folder}."
+NO_LIVE_RUN = "Nothing is running. Choose a pair and a grid, then start: points appear here as they are measured."
+STORED_BADGE = "stored demo"
+
+# -- compare
+ENTER_A_PROMPT = "Type a request or pick an example."
+BUSY = "{reason} Stored answers are shown instead."
+NO_STORED = "No stored answer to this request; try an example, or wait until the run is over."
+
+
+def plain(words: str) -> str:
+    """For plotly's labels, which read a little markup: the same characters, no markup."""
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def percent(score: Score | None) -> str:
+    """
+    >>> percent(Score(0.475, 0.4, 0.55, 60))
+    '47.5\\xa0%'
+    """
+    return "not measured" if score is None or score.value is None else f"{100 * score.value:.3g}\u00a0%"
+
+
+def counted(score: Score) -> str:
+    """k of n where the score is a share of whole prompts, else n alone.
+
+    >>> counted(Score(0.5, 0.3, 0.7, 20)), counted(Score(0.333, 0.2, 0.5, 20))
+    ('10 of 20', 'n = 20')
+    """
+    hits = (score.value or 0.0) * score.n
+    return f"{round(hits)} of {score.n}" if abs(hits - round(hits)) < 1e-6 * max(1, score.n) else f"n = {score.n}"
+
+
+def interval(score: Score) -> str:
+    """The 95 % interval in whole percent."""
+    return f"{100 * score.low:.0f}–{100 * score.high:.0f}\u00a0%"
+
+
+def hover(point: Point) -> str:
+    """Everything that is known of a point, line by line, for its hover box."""
+    lines = [f"<b>{plain(point.label)}</b>" + (f" ({plain(point.anchor)})" if point.anchor else "")]
+    for axis, score in point.scores.items():
+        name = AXES.get(axis, (axis,))[0]
+        lines.append(f"{name}: {percent(score)} ({counted(score)}, 95 %: {interval(score)})")
+    if "projection" in point.effective:
+        lines.append(f"share of the fine-tuning walked: {point.effective['projection']:.2f}")
+    judge = point.details.get("judge")
+    lines.append(f"run {point.run}, point {point.index}" + (f", judge {plain(str(judge))}" if judge else ""))
+    return "<br>".join(lines)
+
+
+def summary(points: Sequence[Point], frontier: Frontier | None, runs: Mapping[int, Run], minimum: float) -> str:
+    """What the plot shows, in a sentence or two."""
+    if not points or frontier is None or not frontier.front:
+        return NOTHING_DRAWN
+    front = [points[i] for i in frontier.front]
+    several = len({point.run for point in points}) > 1
+    sentence = f"{len(front)} of {len(points)} checkpoints are on the front; "
+    top = max(score.value or 0.0 for score in (point.scores["task"] for point in points))
+    near = [point for point in points if (point.scores["task"].value or 0.0) >= top - 0.02]
+    best = max(near, key=lambda point: point.scores["safety"].value or 0.0)
+    if frontier.knee is not None:
+        knee = points[frontier.knee]
+        sentence += f"the best bend (knee) is {called(knee, runs, several)} with {_both(knee)}; "
+    sentence += f"safest within 2 points of the best task score: {called(best, runs, several)} with {_both(best)}."
+    if minimum > 0:
+        safe = [point for point in points if 100 * point.scores["safety"].low >= minimum]
+        if safe:
+            best = max(safe, key=lambda point: point.scores["task"].value or 0.0)
+            sentence += f" At {minimum:g} % safety or more: {called(best, runs, several)} scores best "
+            sentence += f"({percent(best.scores['task'])})."
+        else:
+            sentence += f" No checkpoint is surely above {minimum:g} % safety."
+    return sentence
+
+
+def _both(point: Point) -> str:
+    return f"{percent(point.scores['safety'])} safety and {percent(point.scores['task'])} on the task"
+
+
+def task(name: str) -> str:
+    """
+    >>> task("tool"), task("poetry"), task("")
+    ('Tool use', 'Poetry', 'no task')
+    """
+    return TASKS.get(name, name.replace("_", " ").capitalize()) if name else "no task"
+
+
+def area(frontier: Frontier) -> str:
+    """The hypervolume with the reference point it is measured against."""
+    x, y = frontier.reference
+    return f"Area under the front (hypervolume): {frontier.hypervolume:.3f} against ({100 * x:g} %, {100 * y:g} %)"
+
+
+def called(point: Point, runs: Mapping[int, Run], several: bool) -> str:
+    """A point's name, with its fine-tuned model where several are in view."""
+    run = runs.get(point.run)
+    tuned = str(run.spec.get("tuned", "")).split("/")[-1] if run else ""
+    return f"{point.label} of {tuned}" if several and tuned else point.label
+
+
+def duration(seconds: float | None) -> str:
+    """
+    >>> duration(8), duration(95), duration(4000)
+    ('8 s', '1 min 35 s', '1 h 6 min')
+    """
+    if seconds is None:
+        return ""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """
+    >>> size(900), size(5_600_000), size(14_000_000_000)
+    ('900 B', '5.6 MB', '14 GB')
+    """
+    unit = 0
+    while count >= 1000 and unit < 4:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[unit]}"
+
+
+def parameters(count: float) -> str:
+    """
+    >>> parameters(1_400_000), parameters(7e9)
+    ('1.4 M parameters', '7 B parameters')
+    """
+    unit = 0
+    while count >= 1000 and unit < 3:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.3g}{('', ' k', ' M', ' B')[unit]} parameters"
+
+
+def progress(run: Run) -> str:
+    """ "run 17 · answering at λ = 0.3, 4 of 11 · about 9 s left"."""
+    parts = [f"run {run.id}", run.phrase or STATUS[run.status]]
+    if run.status == RunStatus.QUEUED:
+        parts = [f"run {run.id}", f"waiting, place {run.position} in the queue" if run.position else "waiting"]
+    if run.seconds_left is not None and run.status == RunStatus.RUNNING:
+        parts.append(f"about {duration(run.seconds_left)} left")
+    return " · ".join(parts)
+
+
+def ending(run: Run, points: int) -> str:
+    """What is to be said of a run that is over."""
+    word = "checkpoint is" if points == 1 else "checkpoints are"
+    if run.status == RunStatus.DONE and run.kind == "merge":
+        return DONE_MERGE.format(folder=(run.result or {}).get("folder") or run.spec.get("out") or "the run's folder")
+    if run.status == RunStatus.DONE:
+        return DONE.format(points=points)
+    if run.status == RunStatus.FAILED:
+        return run.error or "The run failed; its log says why."
+    template = INTERRUPTED if run.status == RunStatus.INTERRUPTED else KEPT
+    return template.format(points=points, word=word)
+
+
+def device(state: Mapping[str, object]) -> str:
+    """What computes, what it does, how many wait."""
+    doing = "idle" if state.get("state") in ("idle", "", None) else f"working on {state['state']}"
+    waiting = int(str(state.get("queue") or 0))
+    line = f"{state.get('device', 'no device')} · {doing}"
+    return line + (f" · {waiting} waiting" if waiting else "")

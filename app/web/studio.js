@@ -1,0 +1,248 @@
+// The page's own components (see app/web/__init__.py). Data reaches the DOM as text nodes only.
+window.studio = (() => {
+  const TAGS = new Set(("div span p b em strong small h2 h3 h4 ul ol li dl dt dd table caption thead tbody tr th td " +
+    "details summary button pre code ins del progress meter section article header footer time br hr label").split(" "));
+  const ATTRIBUTES = new Set("class id role tabindex title type disabled open colspan rowspan scope value max min low high".split(" "));
+  const NS = "http://www.w3.org/2000/svg";
+
+  function build(spec) {
+    if (!Array.isArray(spec)) return document.createTextNode(String(spec));
+    const [tag, attributes, ...children] = spec;
+    const node = document.createElement(TAGS.has(tag) ? tag : "span");
+    for (const [name, value] of Object.entries(attributes || {})) {
+      if (ATTRIBUTES.has(name) || /^(aria|data)-[a-z-]+$/.test(name)) node.setAttribute(name, value);
+    }
+    for (const child of children) node.appendChild(build(child));
+    return node;
+  }
+
+  // ---- trees of text -------------------------------------------------------------------------------------------
+  function words(context, live) {
+    const { element, props, trigger, watch } = context;
+    const box = element.querySelector("div") || element;
+    if (live) { box.setAttribute("role", "status"); box.setAttribute("aria-live", "polite"); }
+    let shown = null;
+
+    function render() {
+      const text = JSON.stringify(props.value ?? null);
+      if (text === shown) return;
+      shown = text;
+      const folds = new Map([...box.querySelectorAll("details[data-fold]")].map((d) => [d.dataset.fold, d.open]));
+      const scrolls = new Map([...box.querySelectorAll("[data-scroll]")].map((d) => [d.dataset.scroll, d.scrollTop]));
+      const focus = box.contains(document.activeElement) && document.activeElement.dataset;
+      const wanted = focus && focus.event ? [focus.event, focus.key] : null;
+      box.replaceChildren(...(props.value ? [build(props.value)] : []));
+      for (const d of box.querySelectorAll("details[data-fold]")) if (folds.has(d.dataset.fold)) d.open = folds.get(d.dataset.fold);
+      for (const d of box.querySelectorAll("[data-scroll]")) {
+        if (d.dataset.scroll.startsWith("end")) d.scrollTop = d.scrollHeight;
+        else if (scrolls.has(d.dataset.scroll)) d.scrollTop = scrolls.get(d.dataset.scroll);
+      }
+      if (wanted) {
+        const again = [...box.querySelectorAll("[data-event]")].find((n) => n.dataset.event === wanted[0] && n.dataset.key === wanted[1]);
+        if (again) again.focus({ preventScroll: true });
+      }
+    }
+
+    function act(node) {
+      if (!node.disabled) trigger("act", { name: node.dataset.event, key: node.dataset.key ?? "" });
+    }
+    box.addEventListener("click", (event) => {
+      const node = event.target.closest("[data-event]");
+      if (node && box.contains(node)) act(node);
+    });
+    box.addEventListener("keydown", (event) => {
+      const node = event.target.closest("[data-event]");
+      if (!node || node.tagName === "BUTTON") return;
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); act(node); }
+      const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+      if (step) {
+        event.preventDefault();
+        const all = [...box.querySelectorAll(`${node.tagName.toLowerCase()}[data-event]`)];
+        const next = all[all.indexOf(node) + step];
+        if (next) next.focus();
+      }
+    });
+    watch("value", render);
+    render();
+  }
+
+  // ---- the linked plot -----------------------------------------------------------------------------------------
+  const FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif";
+  const HUES = { "@blue": "#0072B2", "@vermilion": "#D55E00", "@green": "#009E73", "@purple": "#CC79A7", "@orange": "#E69F00", "@sky": "#56B4E9", "@yellow": "#8C6D1F", "@grey": "#7A7A7A" };
+  const THEMES = {
+    light: { "@ink": "#1c2430", "@muted": "#5b6675", "@grid": "#e6e9ee", "@panel": "#ffffff", "@off": "#b4bac4", "@accent": "#0b6270", "@shade": "rgba(11,98,112,0.07)", "@font": FONT, ...HUES },
+    dark: { "@ink": "#e9edf2", "@muted": "#a3adba", "@grid": "#2c343f", "@panel": "#171c23", "@off": "#56606d", "@accent": "#5cc3d2", "@shade": "rgba(92,195,210,0.10)", "@font": FONT, ...HUES, "@blue": "#3f9fdc", "@vermilion": "#e8762c", "@green": "#1fb98b" },
+  };
+  const isDark = () => document.body.classList.contains("dark") || document.documentElement.classList.contains("dark");
+
+  function themed(value, theme) {
+    if (typeof value === "string") {
+      if (value[0] !== "@") return value;
+      if (!value.endsWith("~")) return theme[value] || value;
+      const hex = theme[value.slice(0, -1)] || "#808080";
+      return `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(",")},0.55)`;
+    }
+    if (Array.isArray(value)) return value.map((item) => themed(item, theme));
+    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, themed(v, theme)]));
+    return value;
+  }
+
+  function save(name, content, type) {
+    const link = document.createElement("a");
+    link.href = content.startsWith("data:") ? content : URL.createObjectURL(new Blob([content], { type }));
+    link.download = name;
+    link.click();
+  }
+
+  function plot(context) {
+    const { element, props, trigger, watch, server } = context;
+    const box = element.querySelector("div") || element;
+    const tools = document.createElement("div");
+    tools.className = "s-tools";
+    const stage = document.createElement("div");
+    stage.className = "stage";
+    stage.setAttribute("role", "img");
+    box.replaceChildren(tools, stage);
+    let zoom = false, bound = false, last = "";
+
+    function tool(label, title, fn) {
+      const b = document.createElement("button");
+      b.type = "button"; b.className = "s-tool"; b.textContent = label; b.title = title;
+      b.addEventListener("click", () => fn(b));
+      tools.appendChild(b);
+      return b;
+    }
+    function layout(figure, theme, width, height) {
+      const narrow = width < 560;
+      const out = themed(figure.layout, theme);
+      out.width = width; out.height = height;
+      if (narrow) {
+        Object.assign(out.margin, { l: 44, r: 8, t: 70 }); out.dragmode = false; out.font.size = 11;
+        for (const [axis, words] of Object.entries(props.value.narrow || {})) if (out[axis]) out[axis].title.text = words;
+      }
+      if (zoom) {
+        out.uirevision = "data";
+        for (const axis of ["xaxis", "yaxis", "yaxis2"]) if (out[axis]) Object.assign(out[axis], { range: undefined, autorange: true });
+      }
+      return out;
+    }
+    async function picture(format) {
+      if (!props.value) return;
+      const figure = props.value.figure, theme = THEMES.light;
+      const url = await Plotly.toImage({ data: themed(figure.data, theme), layout: layout(figure, theme, 1200, 840) }, { format, width: 1200, height: 840, scale: format === "png" ? 2 : 1 });
+      save(`dualselect.${format}`, url, `image/${format}`);
+    }
+    const keys = () => [...new Set((props.value ? props.value.figure.data : []).flatMap((t) => (t.customdata || []).map(Number)))];
+    if (props.value !== undefined) {
+      const z = tool("Zoom to data", "Show only the range that has points", () => { zoom = !zoom; z.setAttribute("aria-pressed", zoom); last = ""; draw(); });
+      z.setAttribute("aria-pressed", "false");
+      tool("PNG", "Save the plot as a PNG picture", () => picture("png"));
+      tool("SVG", "Save the plot as an SVG picture", () => picture("svg"));
+      if (server && server.export_points) {
+        tool("CSV", "Save these points as a table", async () => save("dualselect.csv", await server.export_points({ form: "csv", points: keys() }), "text/csv"));
+        tool("JSON", "Save these points with their recipes", async () => save("dualselect.json", await server.export_points({ form: "json", points: keys() }), "application/json"));
+      }
+    }
+
+    function draw() {
+      const value = props.value;
+      if (!value || !value.figure) { return; }
+      if (!window.Plotly) { setTimeout(draw, 40); return; }
+      const width = Math.floor(box.clientWidth);
+      if (width < 50) return;
+      const dark = isDark();
+      const stamp = JSON.stringify([value, width, dark, zoom]);
+      if (stamp === last) return;
+      last = stamp;
+      const theme = THEMES[dark ? "dark" : "light"];
+      const height = value.height ? (width < 560 ? Math.round(value.height * 0.84) : value.height) : 560;
+      stage.setAttribute("aria-label", value.summary || "plot");
+      stage.dataset.points = keys().length;
+      Plotly.react(stage, themed(value.figure.data, theme), layout(value.figure, theme, width, height),
+        { displaylogo: false, displayModeBar: width >= 560 ? "hover" : false, modeBarButtonsToRemove: ["toImage", "autoScale2d", "zoomIn2d", "zoomOut2d"], doubleClick: "reset" });
+      if (!bound) {
+        bound = true;
+        stage.on("plotly_click", (event) => {
+          const hit = event.points.find((p) => p.customdata !== undefined && p.customdata !== null);
+          if (hit) trigger("pick", { key: Number(hit.customdata) });
+        });
+        stage.on("plotly_selected", (event) => {
+          const found = ((event && event.points) || []).map((p) => Number(p.customdata)).filter((n) => n > 0);
+          trigger("area", { keys: [...new Set(found)] });
+        });
+      }
+    }
+    new ResizeObserver(() => draw()).observe(box);
+    new MutationObserver(() => draw()).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    watch("value", draw);
+    draw();
+  }
+
+  // ---- the λ slider --------------------------------------------------------------------------------------------
+  let knobs = 0;
+  function knob(context) {
+    const { element, props, trigger, watch } = context;
+    const box = element.querySelector("div") || element;
+    const id = `knob-${++knobs}`;
+    const label = document.createElement("label");
+    const name = document.createElement("span");
+    const output = document.createElement("output");
+    const input = document.createElement("input");
+    const ticks = document.createElement("div");
+    const ends = document.createElement("div");
+    label.htmlFor = id; label.append(name, output);
+    Object.assign(input, { id, type: "range", min: 0, max: 1, step: 0.01 });
+    ticks.className = "ticks"; ends.className = "ends"; ends.setAttribute("aria-hidden", "true"); ticks.setAttribute("aria-hidden", "true");
+    box.replaceChildren(label, input, ticks, ends);
+    let rest = null;
+    const say = () => { output.textContent = `λ = ${Number(input.value).toFixed(2)}`; };
+    input.addEventListener("input", () => {
+      say();
+      clearTimeout(rest);
+      rest = setTimeout(() => trigger("settle", { value: Number(input.value) }), 80);
+    });
+    let value = null;
+    function show() {
+      const state = props.value || {};
+      name.textContent = state.label || "";
+      if (state.value !== undefined && state.value !== value) { value = state.value; input.value = state.value; }
+      ticks.replaceChildren(...(state.ticks || []).map((at) => {
+        const mark = document.createElement("span");
+        mark.style.left = `calc(${100 * at}% + ${(0.5 - at) * 18}px)`;
+        return mark;
+      }));
+      ends.replaceChildren(...(state.ends || []).map((text) => { const s = document.createElement("span"); s.textContent = text; return s; }));
+      say();
+    }
+    watch("value", show);
+    show();
+  }
+
+  // ---- the address bar -----------------------------------------------------------------------------------------
+  let arrived = false; // the first tab says "selected" while the link is still being read
+  function remember(part) {
+    if (!arrived) return;
+    const url = new URL(location.href);
+    for (const [key, value] of Object.entries(part || {})) {
+      if (value === null || value === "") url.searchParams.delete(key); else url.searchParams.set(key, value);
+    }
+    history.replaceState(history.state, "", url);
+  }
+  function address(context) {
+    const { element, props, watch } = context;
+    const box = element.querySelector("div") || element;
+    const b = document.createElement("button");
+    b.type = "button"; b.className = "s-btn s-quiet"; b.textContent = (props.value || {}).label || "Copy link";
+    const said = document.createElement("span");
+    said.setAttribute("role", "status"); said.className = "said";
+    b.addEventListener("click", async () => {
+      try { await navigator.clipboard.writeText(location.href); said.textContent = "Copied."; }
+      catch { const field = document.createElement("input"); field.value = location.href; field.readOnly = true; field.setAttribute("aria-label", "link"); said.replaceChildren(field); field.select(); }
+      setTimeout(() => { said.textContent = ""; }, 4000);
+    });
+    box.replaceChildren(said, b);
+    watch("value", () => { const { label, ...part } = props.value || {}; arrived = true; remember(part); });
+  }
+
+  return { tree: (c) => words(c, false), live: (c) => words(c, true), plot, knob, address, remember };
+})();
