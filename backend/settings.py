@@ -71,7 +71,8 @@ def available_cores() -> int:
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """A child's environment, built from scratch: no tokens, no proxies, threads as set."""
-    keep = ("PATH", "LANG", "LC_ALL", "TMPDIR", "HOME", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "HF_HOME")
+    keep = ("PATH", "LANG", "LC_ALL", "TMPDIR", "HOME", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
+    keep += ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME")
     threads = str(settings.threads)
     return {name: os.environ[name] for name in keep if name in os.environ} | {
         "STUDIO_HOME": str(settings.home),

@@ -15,7 +15,9 @@ def tiny_world(settings: Settings, *, prompts: int = 12) -> dict[str, Any]:
     aligned = tiny.folder(settings.models_root / "aligned", "llama", tied=True)
     tiny.folder(settings.models_root / "tuned", "llama", tied=True, seed=1, near=aligned)
     tiny.adapter(settings.models_root / "lora", aligned)
-    suites = [write_suite(settings.home, name, axis, prompts) for name, axis in (("a", "safety"), ("b", "over_refusal"))]
+    suites = [
+        write_suite(settings.home, name, axis, prompts) for name, axis in (("a", "safety"), ("b", "over_refusal"))
+    ]
     return {"aligned": "aligned", "tuned": "tuned", "grid": "0:1:3", "suites": [str(path) for path in suites]}
 
 

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backend.checkpoints.guard import check_pair, raise_errors
+from backend.checkpoints.guard import check_pair, estimate_merge, estimate_resident, raise_errors
 from backend.checkpoints.resolve import resolve
+from backend.checkpoints.space import check_memory, check_space
 from backend.errors import UserError, unknown_name
 from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import plugin_hash
@@ -32,6 +33,8 @@ GPU_FLOPS = 1e14
 TOKENS_PER_PROMPT = 80
 SECONDS_PER_POINT = 0.8
 SECONDS_TO_START = 4.0
+BYTES_PER_ANSWER = 500
+LIBRARIES = 250 * 2**20
 
 
 def parse_grid(grid: object) -> list[float]:
@@ -110,8 +113,8 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
     parameters = check_parameters(method.name, method.parameters, others)
     parameters.pop("lam", None)
     spec = {
-        "aligned": aligned.name,
-        "tuned": tuned.name,
+        "aligned": pinned(aligned),
+        "tuned": pinned(tuned),
         "method": method.name,
         "parameters": parameters,
         "grid": parse_grid(request.get("grid", "0:1:11")),
@@ -126,7 +129,8 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
         **_measured_with(suites, spec),
     }
     prompts = sum(len(suite.rows) for suite in suites)
-    estimate = _estimate_answers(settings, aligned, points=len(spec["grid"]), prompts=prompts, copies=3)
+    memory = estimate_resident(aligned, tuned)
+    estimate = _estimate_answers(settings, aligned, points=len(spec["grid"]), prompts=prompts, memory=memory)
     findings = [finding.sentence for finding in check_pair(aligned, tuned) if finding.level == "warning"]
     return Plan("sweep", spec, recipe, recipe_hash(recipe), estimate, tuple(findings))
 
@@ -134,19 +138,20 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
 def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
     checkpoint = resolve(_text(request, "checkpoint"), settings, field="checkpoint")
     aligned = _base_of(settings, request, checkpoint)
-    spec = {"checkpoint": checkpoint.name, "aligned": aligned.name if aligned else ""} | _measuring(settings, request)
+    spec = {"checkpoint": pinned(checkpoint), "aligned": pinned(aligned) if aligned else ""}
+    spec |= _measuring(settings, request)
     suites = chosen_suites(settings, spec)
     recipe = {"kind": "evaluate", **spec, "checkpoint": fingerprint(checkpoint), **_measured_with(suites, spec)}
     if aligned:
         recipe["aligned"] = fingerprint(aligned)
     prompts = sum(len(suite.rows) for suite in suites)
-    estimate = _estimate_answers(settings, aligned or checkpoint, points=1, prompts=prompts, copies=1)
+    full = aligned or checkpoint
+    memory = estimate_resident(full, checkpoint)
+    estimate = _estimate_answers(settings, full, points=1, prompts=prompts, memory=memory)
     return Plan("evaluate", spec, recipe, recipe_hash(recipe), estimate)
 
 
 def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
-    from backend.checkpoints.guard import estimate_merge
-
     aligned, tuned = _pair(settings, request)
     method = methods.get(_text(request, "method", "linear"))
     parameters = check_parameters(method.name, method.parameters, dict(request.get("parameters") or {}))
@@ -155,8 +160,8 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     if target and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError("out", problem=f"{target} exists and is not empty", remedy="Name a new folder.")
     spec = {
-        "aligned": aligned.name,
-        "tuned": tuned.name,
+        "aligned": pinned(aligned),
+        "tuned": pinned(tuned),
         "method": method.name,
         "parameters": parameters,
         "out": str(target) if target else "",
@@ -183,6 +188,13 @@ _FIELDS = {
     "merge": ("aligned", "tuned", "method", "parameters", "out", "seed"),
     "evaluate": ("checkpoint", "aligned", "task", "preset", "seed", "suites"),
 }
+
+
+def pinned(checkpoint: Checkpoint) -> str:
+    """The name that means this very checkpoint later: a Hub id with its commit."""
+    if not checkpoint.revision:
+        return checkpoint.name
+    return f"{checkpoint.name.split('@')[0]}@{checkpoint.revision}"
 
 
 def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -274,10 +286,17 @@ def _seed(request: Mapping[str, Any]) -> int:
     return seed
 
 
-def _estimate_answers(settings: Settings, model: Checkpoint, *, points: int, prompts: int, copies: int) -> Estimate:
-    """A rough forecast from the number of multiply-adds; the run itself corrects it from measured steps."""
-    flops = CPU_FLOPS_PER_THREAD * settings.threads if settings.device != "cuda" else GPU_FLOPS
+def _estimate_answers(settings: Settings, model: Checkpoint, *, points: int, prompts: int, memory: int) -> Estimate:
+    """A rough forecast from the number of multiply-adds; the run itself corrects it from measured steps.
+
+    Raises:
+        UserError: the machine has less memory or disk free than the run needs.
+    """
+    on_gpu = settings.device == "cuda"
+    flops = GPU_FLOPS if on_gpu else CPU_FLOPS_PER_THREAD * settings.threads
     per_point = SECONDS_PER_POINT + prompts * TOKENS_PER_PROMPT * 2 * model.parameters / flops
-    width = 4 if settings.device != "cuda" else 2
-    memory = 350 * 2**20 + copies * model.parameters * width
-    return Estimate(SECONDS_TO_START + points * per_point, memory, prompts * points * 400)
+    disk = prompts * points * BYTES_PER_ANSWER
+    if not on_gpu:  # what a GPU has free is known only to the process that holds it
+        check_memory(memory + LIBRARIES)
+    check_space(settings.home, disk, field="STUDIO_HOME")
+    return Estimate(SECONDS_TO_START + points * per_point, memory + LIBRARIES, disk)

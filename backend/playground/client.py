@@ -30,6 +30,7 @@ class Playground:
         self._ids = itertools.count()
         self._latest = -1
         self._process: subprocess.Popen[str] | None = None
+        self._listener: threading.Thread | None = None
         self._replies: dict[int, queue.Queue[dict[str, Any] | None]] = {}
 
     def stream(
@@ -74,10 +75,10 @@ class Playground:
     def close(self) -> None:
         """End the process; its memory comes back."""
         with self._lock:
-            if self._process and self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+            process, listener, self._process = self._process, self._listener, None
+        if process and listener:
+            process.kill()
+            listener.join()
 
     def _is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -102,17 +103,19 @@ class Playground:
                 text=True,
                 start_new_session=True,
             )
-        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(process,), daemon=True)
+        self._listener.start()
         return process
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            reply = json.loads(line)
-            with self._lock:
-                waiting = self._replies.get(reply["id"])
-            if waiting:
-                waiting.put(reply)
+        with process:  # closes its pipes and waits for it
+            for line in process.stdout:
+                reply = json.loads(line)
+                with self._lock:
+                    waiting = self._replies.get(reply["id"])
+                if waiting:
+                    waiting.put(reply)
         with self._lock:
             if self._process is process:
                 for one in self._replies.values():

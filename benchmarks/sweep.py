@@ -1,0 +1,179 @@
+"""The studio's sweep against the loop everybody writes today, on the same pair, prompts and batch, in one run.
+
+    python benchmarks/sweep.py [--tuned demo/tool-mixed-sft] [--task tool] [--points 11] [--prompts 100] [--pairs 3]
+
+The loop, per λ: merge to disk, `from_pretrained`, `generate` in batches, greedy. The studio: both weights resident,
+θ(λ) written in place, each answer re-used as the draft of the next λ. A third arm, resident weights with plain
+`generate`, tells what the drafts save from what the disk saves. Imports and the judging of answers are in no arm.
+Prints medians over interleaved repetitions as ratios, and whether all greedy answers are identical (in fp32 they must
+be); exits 1 when they are not or when the studio is less than `--least` times faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from backend.checkpoints.reader import open_source
+from backend.checkpoints.resolve import resolve
+from backend.evaluation.suites import load_suite, messages_of
+from backend.inference.decode import Statistics
+from backend.inference.model import Responder, load, pick_device
+from backend.jobs.actions import BATCH, load_pair
+from backend.registry import methods, tasks
+from backend.settings import from_environment
+
+Answers = list[list[tuple[int, ...]]]
+
+
+def everybodys_loop(aligned, tuned, prompts, grid, new_tokens, device) -> Answers:
+    """Merge to disk, load, generate; from files to answers, for every λ."""
+    answers = []
+    start = load_file(aligned.folder / "model.safetensors")
+    source = open_source(tuned, aligned)
+    goal = {name: source.read(name) for name in start}
+    with tempfile.TemporaryDirectory() as folder:
+        for lam in grid:
+            out = Path(folder) / f"merge-{lam:g}"
+            shutil.copytree(aligned.folder, out, ignore=shutil.ignore_patterns("*.safetensors"))
+            merged = {name: torch.lerp(start[name], goal[name], lam) for name in start}
+            save_file(merged, out / "model.safetensors", metadata={"format": "pt"})
+            model = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(device).eval()
+            answers.append(generate(model, prompts, new_tokens))
+            shutil.rmtree(out)
+    return answers
+
+
+def resident_and_plain(responder, pair, prompts, grid, new_tokens) -> Answers:
+    """Resident weights, transformers' own `generate`."""
+    answers = []
+    for lam in grid:
+        pair.write_into(responder.parameters(), methods.get("linear"), {"lam": lam})
+        answers.append(generate(responder.model, prompts, new_tokens))
+    return answers
+
+
+def studio(responder: Responder, pair, prompts, grid, new_tokens, counts: Statistics) -> Answers:
+    """What a sweep run does, without its judging."""
+    answers: Answers = []
+    decoding = responder.decoding(new_tokens, BATCH)
+    for lam in grid:
+        pair.write_into(responder.parameters(), methods.get("linear"), {"lam": lam})
+        drafts = answers[-1] if answers else None
+        found = responder.answer(prompts, decoding, drafts=drafts, statistics=counts)
+        answers.append([answer.tokens for answer in found])
+    return answers
+
+
+@torch.inference_mode()
+def generate(model, prompts, new_tokens) -> list[tuple[int, ...]]:
+    """Batches of equal size, sorted by length as a careful author would, padded on the left."""
+    ends = model.generation_config.eos_token_id
+    end = set(ends if isinstance(ends, list) else [ends])
+    pad = model.generation_config.pad_token_id
+    pad = pad if pad is not None else min(end)
+    answers: dict[int, tuple[int, ...]] = {}
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    for first in range(0, len(order), BATCH):
+        places = order[first : first + BATCH]
+        width = max(len(prompts[place]) for place in places)
+        rows = [[pad] * (width - len(prompts[place])) + list(prompts[place]) for place in places]
+        real = [[0] * (width - len(prompts[place])) + [1] * len(prompts[place]) for place in places]
+        written = model.generate(
+            torch.tensor(rows, device=model.device),
+            attention_mask=torch.tensor(real, device=model.device),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+        )[:, width:].tolist()
+        for place, tokens in zip(places, written, strict=True):
+            stop = next((k + 1 for k, token in enumerate(tokens) if token in end), len(tokens))
+            answers[place] = tuple(tokens[:stop])
+    return [answers[place] for place in range(len(prompts))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--aligned", default="demo/aligned")
+    parser.add_argument("--tuned", default="demo/tool-mixed-sft")
+    parser.add_argument("--task", default="tool")
+    parser.add_argument("--points", type=int, default=11)
+    parser.add_argument("--prompts", type=int, default=100, help="per suite; three safety suites and the task's")
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=3, help="interleaved repetitions")
+    parser.add_argument("--least", type=float, default=5.0)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    settings = from_environment()
+    torch.set_num_threads(settings.threads)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    device = pick_device(settings.device)
+    aligned, tuned = (resolve(name, settings) for name in (options.aligned, options.tuned))
+    names = ("safety", "over_refusal", "helpfulness", tasks.get(options.task).facts["suite"])
+    suites = [load_suite(settings.demo / "suites" / f"{name}.jsonl").first(options.prompts, 0) for name in names]
+    encoder = load(aligned, device=device)
+    prompts = [encoder.encode(messages_of(row)) for suite in suites for row in suite.rows]
+    grid = [step / (options.points - 1) for step in range(options.points)]
+    seconds: dict[str, list[float]] = {"loop": [], "resident": [], "studio": []}
+    identical, counts = True, Statistics()
+    for _ in range(options.pairs):
+        found = {}
+        for arm in seconds:
+            clock = time.perf_counter()
+            if arm == "loop":
+                found[arm] = everybodys_loop(aligned, tuned, prompts, grid, options.new_tokens, device)
+            else:
+                responder, pair = load_pair(aligned, tuned, settings)
+                if arm == "resident":
+                    found[arm] = resident_and_plain(responder, pair, prompts, grid, options.new_tokens)
+                else:
+                    counts = Statistics()
+                    found[arm] = studio(responder, pair, prompts, grid, options.new_tokens, counts)
+            seconds[arm].append(time.perf_counter() - clock)
+        identical = identical and found["loop"] == found["studio"] == found["resident"]
+    ratios = [loop / ours for loop, ours in zip(seconds["loop"], seconds["studio"], strict=True)]
+    result = {
+        "pair": [aligned.name, tuned.name],
+        "points": options.points,
+        "prompts": len(prompts),
+        "batch": BATCH,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "seconds": {arm: [round(one, 2) for one in times] for arm, times in seconds.items()},
+        "times_faster_than_the_loop": {
+            "median": round(statistics.median(ratios), 2),
+            "min": round(min(ratios), 2),
+            "max": round(max(ratios), 2),
+        },
+        "times_faster_than_resident_weights": round(
+            statistics.median(seconds["resident"]) / statistics.median(seconds["studio"]), 2
+        ),
+        "tokens_reused": counts.reused,
+        "tokens_generated": counts.generated,
+        "identical_greedy_answers": identical,
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    print(json.dumps(result, indent=2))
+    return 0 if identical and result["times_faster_than_the_loop"]["median"] >= options.least else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

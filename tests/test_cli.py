@@ -1,0 +1,169 @@
+"""The command line: one JSON document, exit codes, and one sentence for every mistake."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backend.__main__ import main
+from tests import tiny
+from tests.worlds import tiny_world
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def world(settings, monkeypatch):
+    for name, value in (("STUDIO_HOME", settings.home), ("STUDIO_THREADS", "1"), ("STUDIO_DEVICE", "cpu")):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("MODELS_ROOT", raising=False)
+    return tiny_world(settings)
+
+
+def arguments(world, **changes):
+    given = {"aligned": "aligned", "tuned": "tuned", "grid": world["grid"], "suites": ",".join(world["suites"])}
+    return [part for name, value in (given | changes).items() for part in (f"--{name}", str(value))]
+
+
+def refused(capsys, *command):
+    """The one sentence on standard error of a command that must be refused."""
+    capsys.readouterr()
+    assert main(list(command)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1
+    assert "Traceback" not in printed.err
+    return printed.err.strip()
+
+
+def test_a_sweep_prints_the_document_of_the_contract_and_nothing_else(world, settings):
+    command = [sys.executable, "-m", "backend", "sweep", *arguments(world), "--seed", "0", "--json"]
+    environment = {**os.environ, "STUDIO_HOME": str(settings.home)}
+    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    document = json.loads(printed.stdout)
+    assert set(document) == {"run", "recipe", "points", "front", "hypervolume", "knee"}
+    assert document["hypervolume"]["reference"] == [0, 0]
+    assert [point["coefficients"]["lambda"] for point in document["points"]] == [0.0, 0.5, 1.0]
+    for point in document["points"]:
+        assert set(point) == {"coefficients", "scores", "outcomes", "effective"}
+        assert set(point["scores"]) == {"safety", "over_refusal"}
+        for score in point["scores"].values():
+            assert set(score) == {"value", "low", "high", "n"}
+            assert 0 <= score["low"] <= score["value"] <= score["high"] <= 100
+        assert set(point["effective"]) == {"projection", "distance"}
+
+
+def test_without_json_a_table_with_intervals_is_printed(world, capsys):
+    assert main(["sweep", *arguments(world, grid="0,1")]) == 0
+    assert "n 12" in capsys.readouterr().out
+
+
+def test_merge_writes_a_folder_that_loads_and_replays_the_same_weights(world, settings, capsys, tmp_path):
+    for name in ("one", "two"):
+        pair = ["--aligned", "aligned", "--tuned", "tuned", "--lambda", "0.3", "--out", str(tmp_path / name)]
+        assert main(["merge", *pair, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["folder"] == str(tmp_path / name)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_inspect_says_what_a_pair_is(world, capsys):
+    assert main(["inspect", "aligned", "tuned", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert first["architecture"] == second["architecture"]
+
+
+def test_generate_answers_and_runs_lists(world, capsys):
+    assert main(["generate", "--aligned", "aligned", "--tuned", "tuned", "--lambda", "0.5", "--prompt", "hi"]) == 0
+    assert capsys.readouterr().out.strip()
+    assert main(["runs", "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_the_catalogue_lists_parameters_with_ranges_and_papers(world, capsys):
+    assert main(["catalogue", "--json"]) == 0
+    linear = next(one for one in json.loads(capsys.readouterr().out)["methods"] if one["name"] == "linear")
+    assert linear["paper"] == "arXiv:2412.19512"
+    assert [(p["name"], p["low"], p["high"]) for p in linear["parameters"]] == [("lam", 0, 1)]
+
+
+# ------------------------------------------------------------------------------------ mistakes
+
+
+def test_mistakes_in_the_words_of_a_command(world, capsys):
+    assert "Did you mean" in refused(capsys, "sweep", *arguments(world), "--method", "linaer")
+    assert refused(capsys, "sweep", "--aligned", "aligned").endswith("--help.")
+    assert refused(capsys, "swep")
+    assert "preset" in refused(capsys, "sweep", *arguments(world), "--preset", "quik")
+    assert "task" in refused(capsys, "sweep", *arguments(world), "--task", "cooking")
+    assert "seed" in refused(capsys, "sweep", *arguments(world), "--seed", "-1")
+
+
+@pytest.mark.parametrize("lam", ["1.5", "-0.1", "nan", "much"])
+def test_a_lambda_outside_its_range_or_no_number(world, capsys, lam, tmp_path):
+    pair = ["--aligned", "aligned", "--tuned", "tuned", f"--lambda={lam}", "--out", str(tmp_path / "out")]
+    sentence = refused(capsys, "merge", *pair)
+    assert "lam" in sentence
+    assert lam in sentence
+    assert "from 0 to 1" in sentence
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("grid", ["0:2:3", "0:1:1", "a,b", "0:1", ",", "0:1:1000"])
+def test_a_grid_that_is_none(world, capsys, grid):
+    assert refused(capsys, "sweep", *arguments(world, grid=grid)).startswith("error: grid: got")
+
+
+def test_checkpoints_that_are_not_there_or_not_to_be_opened(world, settings, capsys, tmp_path):
+    assert "aligned" in refused(capsys, "inspect", "nothing-like-it")
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(capsys, "inspect", str(tmp_path / "empty"))
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    shutil.copy(settings.models_root / "aligned" / "config.json", pickled)
+    (pickled / "pytorch_model.bin").write_bytes(b"x")
+    assert "safetensors" in refused(capsys, "inspect", str(pickled))
+
+
+def test_a_pair_that_does_not_fit(world, settings, capsys):
+    tiny.folder(settings.models_root / "wide", "llama", hidden=64, tied=True)
+    sentence = refused(capsys, "sweep", *arguments(world, tuned="wide"))
+    assert "32" in sentence
+    assert "64" in sentence
+
+
+def test_a_suite_with_broken_rows_names_their_lines(world, capsys, tmp_path):
+    path = tmp_path / "broken.jsonl"
+    rows = [
+        '{"suite": "x", "axis": "safety"}',
+        '{"id": 1, "prompt": "ok"}',
+        "not json",
+        '{"id": 2}',
+        '{"id": 1, "prompt": "b"}',
+    ]
+    path.write_text("\n".join(rows))
+    sentence = refused(capsys, "sweep", *arguments(world, suites=str(path)))
+    assert all(part in sentence for part in ("broken.jsonl", "line 3: not JSON", "line 4", "line 5"))
+
+
+def test_a_home_that_cannot_be_written(world, capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STUDIO_HOME", str(tmp_path / "file" / "home"))
+    assert "Set STUDIO_HOME to a folder that you may write to" in refused(capsys, "runs")
+
+
+def test_an_output_folder_that_is_taken(world, capsys, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").touch()
+    pair = ["--aligned", "aligned", "--tuned", "tuned", "--lambda", "0.5", "--out", str(tmp_path / "taken")]
+    assert "not empty" in refused(capsys, "merge", *pair)
+
+
+def test_a_bad_port_is_named(world, capsys, monkeypatch):
+    monkeypatch.setenv("PORT", "eighty")
+    assert refused(capsys, "runs").startswith("error: PORT: got 'eighty'")

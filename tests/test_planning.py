@@ -1,0 +1,110 @@
+"""From a request to a plan: what is refused, what is hashed, what it is expected to take."""
+
+import pytest
+
+from backend.api import Studio
+from backend.checkpoints import space
+from backend.errors import UserError
+from backend.jobs.planning import parse_grid
+from tests.worlds import tiny_world
+
+
+@pytest.fixture
+def world(settings):
+    return tiny_world(settings)
+
+
+@pytest.fixture
+def studio(settings, world):
+    studio = Studio(settings)
+    yield studio
+    studio.close()
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [
+        ("0:1:11", [step / 10 for step in range(11)]),
+        ("1:0:3", [0, 0.5, 1]),
+        ("0.3", [0.3]),
+        ([1, 0, 0.5, 0.5], [0, 0.5, 1]),
+        (" 0 , .25 ", [0, 0.25]),
+    ],
+)
+def test_a_grid_is_rising_and_holds_each_value_once(grid, expected):
+    assert parse_grid(grid) == pytest.approx(expected)
+
+
+def test_the_recipe_hash_knows_what_changes_a_result_and_nothing_else(studio, world):
+    first = studio.plan("sweep", world)
+    assert studio.plan("sweep", dict(reversed(world.items()))).recipe_hash == first.recipe_hash
+    for change in ({"grid": "0:1:5"}, {"seed": 1}, {"preset": "standard"}, {"tuned": "lora"}):
+        assert studio.plan("sweep", world | change).recipe_hash != first.recipe_hash
+
+
+def test_other_weights_under_the_same_name_are_another_recipe(studio, world, settings):
+    before = studio.plan("sweep", world).recipe_hash
+    weights = settings.models_root / "tuned" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    assert studio.plan("sweep", world).recipe_hash != before
+
+
+def test_a_plan_forecasts_time_memory_and_disk_and_writes_nothing(studio, world):
+    plan = studio.plan("sweep", world)
+    assert plan.estimate.seconds > 0
+    assert plan.estimate.memory > 100e6
+    assert plan.estimate.disk > 0
+    assert plan.stored_run is None
+    assert studio.runs() == [run for run in studio.runs() if run.stored]
+
+
+def test_a_sweep_that_would_not_fit_in_memory_is_refused_with_both_numbers(studio, world, monkeypatch):
+    monkeypatch.setattr(space, "free_memory", lambda: 50 * 2**20)
+    with pytest.raises(UserError, match=r"memory: this needs .* of memory, .* are free"):
+        studio.submit("sweep", world)
+
+
+def test_an_unknown_field_or_kind_is_refused_with_a_suggestion(studio, world):
+    with pytest.raises(UserError, match='Did you mean "tuned"'):
+        studio.plan("sweep", world | {"tunde": "x"})
+    with pytest.raises(UserError, match='Did you mean "sweep"'):
+        studio.plan("sweeep", world)
+
+
+def test_an_adapter_needs_its_base_and_cannot_be_the_aligned_side(studio, world):
+    with pytest.raises(UserError, match="lora is an adapter and needs its base"):
+        studio.plan("evaluate", {"checkpoint": "lora"})
+    with pytest.raises(UserError, match="aligned: lora is an adapter"):
+        studio.plan("sweep", world | {"aligned": "lora"})
+
+
+def test_nothing_given_is_named(studio):
+    with pytest.raises(UserError, match="aligned: nothing was given"):
+        studio.plan("sweep", {"aligned": " ", "tuned": "x"})
+
+
+def test_a_run_travels_as_a_bundle_and_is_never_doubled(studio, world, settings, tmp_path):
+    run = studio.wait(studio.submit("sweep", world | {"grid": "0,1"}).id)
+    bundle = studio.export_runs([run.id])
+    from dataclasses import replace
+
+    other = Studio(replace(settings, home=tmp_path / "other", database=f"sqlite:///{tmp_path / 'other' / 's.sqlite'}"))
+    (taken,) = other.import_runs(bundle)
+    assert other.import_runs(bundle)[0].id == taken.id
+    ours, theirs = studio.points([run.id]), other.points([taken.id])
+    assert [point.to_json() for point in theirs] == [point.to_json() for point in ours]
+    assert [o.answer for o in other.outcomes(theirs[1].id)] == [o.answer for o in studio.outcomes(ours[1].id)]
+    other.close()
+    with pytest.raises(UserError, match="bundle"):
+        studio.import_runs({"schema": 99})
+
+
+def test_a_run_can_be_renamed_but_not_to_nothing(studio, world):
+    run = studio.submit("sweep", world)
+    assert studio.rename(run.id, " mine ").name == "mine"
+    with pytest.raises(UserError, match="name"):
+        studio.rename(run.id, " ")
+    with pytest.raises(UserError, match="there is no run 99"):
+        studio.cancel(99)
