@@ -189,9 +189,11 @@ def _demo(settings: Settings, options: argparse.Namespace) -> int:
     torch.set_num_threads(settings.threads)
     if options.what == "build":
         from backend.demo.build import build
+        from backend.demo.results import store_results
 
         out = Path(options.out).absolute() if options.out else settings.demo
         report = build(out, options.seed, settings.threads, _say)
+        store_results(settings, out, _say)
         return _print_json(report) if options.json else _line(f"{out} is built.")
     from backend.demo.verify import verify
 

@@ -22,6 +22,7 @@ class Settings:
         host, port: HOST, PORT; where the page listens.
         threads: STUDIO_THREADS; torch threads of a run, default the cores this process may use.
         device: STUDIO_DEVICE; auto, cpu or cuda.
+        demo: STUDIO_DEMO; the micro-world's folder, default the shipped one.
         database: STUDIO_DATABASE; an SQLAlchemy URL, default SQLite in `home`.
     """
 
@@ -59,6 +60,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         port=_whole(env, "PORT", 7860, 0, 65535),
         threads=_whole(env, "STUDIO_THREADS", available_cores(), 1, 1024),
         device=device,
+        demo=Path(env.get("STUDIO_DEMO") or ASSETS / "demo").absolute(),
     )
 
 
@@ -72,14 +74,15 @@ def available_cores() -> int:
 def child_environment(settings: Settings) -> dict[str, str]:
     """A child's environment, built from scratch: no tokens, no proxies, threads as set."""
     keep = ("PATH", "LANG", "LC_ALL", "TMPDIR", "HOME", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
-    keep += ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME")
+    caches = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME")
     threads = str(settings.threads)
-    return {name: os.environ[name] for name in keep if name in os.environ} | {
+    return {name: os.environ[name] for name in (*keep, *caches) if name in os.environ} | {
         "STUDIO_HOME": str(settings.home),
         "MODELS_ROOT": str(settings.models_root),
         "STUDIO_DATABASE": settings.database,
         "STUDIO_THREADS": threads,
         "STUDIO_DEVICE": settings.device,
+        "STUDIO_DEMO": str(settings.demo),
         "OMP_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

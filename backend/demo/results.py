@@ -1,0 +1,61 @@
+"""The stored results of the first screen: real sweeps of the shipped checkpoints, through the same door as everybody's.
+
+One bundle per fine-tune under `results/`, each with its recipe, points and every answer. They are made again whenever
+the checkpoints are, so that the first screen never shows numbers of another world.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from backend.api import Studio
+from backend.demo.files import SETS
+from backend.errors import RunFailed
+from backend.settings import Settings
+from backend.types import Run, RunStatus
+
+GRID = "0:1:11"
+PRESET = "standard"
+
+
+def store_results(settings: Settings, world: Path, report: Callable[[float, str], None]) -> None:
+    """Sweep every fine-tune of `world` and store the results beside it."""
+    results = world / "results"
+    fresh = world / "results.tmp"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    for number, name in enumerate(SETS):
+
+        def progress(run: Run, number: int = number, name: str = name) -> None:
+            report((number + run.fraction) / len(SETS), f"sweep of {name}: {run.phrase}")
+
+        bundle = _sweep(settings, world, name, progress)
+        text = json.dumps(bundle, ensure_ascii=False, separators=(",", ":"))
+        (fresh / f"{name}.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    shutil.rmtree(results, ignore_errors=True)
+    fresh.rename(results)
+
+
+def _sweep(settings: Settings, world: Path, name: str, progress: Callable[[Run], None]) -> dict[str, object]:
+    request = {
+        "aligned": "demo/aligned",
+        "tuned": f"demo/{name}-sft",
+        "grid": GRID,
+        "task": name.split("-")[0],
+        "preset": PRESET,
+    }
+    with TemporaryDirectory() as home:
+        studio = Studio(replace(settings, home=Path(home), database=f"sqlite:///{home}/studio.sqlite", demo=world))
+        try:
+            run = studio.wait(studio.submit("sweep", request).id, progress)
+            if run.status is not RunStatus.DONE:
+                raise RunFailed(f"The sweep of {name} ended {run.status}: {run.error}")
+            return studio.export_runs([run.id])
+        finally:
+            studio.close()
