@@ -88,6 +88,10 @@ def _inspect(settings: Settings, options: argparse.Namespace) -> int:
             print("\n".join(f"{name:20} {value}" for name, value in facts.items()), end="\n\n")
         for finding in inspection.findings:
             print(f"{finding.level}: {finding.field}: {finding.sentence}")
+        for work, needs in inspection.estimates.items():
+            what = "writing a merge" if work == "merge" else "one point of a quick sweep"
+            memory, disk = (f"{amount / 1e6:,.0f} MB" for amount in (needs.memory, needs.disk))
+            print(f"{what}: about {needs.seconds:.0f} s, {memory} of memory, {disk} of disk")
     return 2 if inspection.errors else 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class Studio:
         if not tuned:
             return Inspection((describe(first),))
         second = resolve(tuned, self.settings, field="tuned")
-        return Inspection((describe(first), describe(second)), check_pair(first, second))
+        found = Inspection((describe(first), describe(second)), check_pair(first, second))
+        return found if found.errors else replace(found, estimates=planning.estimates(self.settings, first, second))
 
     # ------------------------------------------------------------------------------------ runs
 
@@ -87,7 +89,7 @@ class Studio:
         """
         plan = planning.make_plan(self.settings, kind, spec)
         stored = None if kind == "merge" else self._database.find_recipe(plan.recipe_hash)
-        return Plan(**{**plan.__dict__, "stored_run": stored})
+        return replace(plan, stored_run=stored)
 
     def submit(self, kind: str, spec: Mapping[str, Any], *, owner: str = "local", name: str = "") -> Run:
         """Queue a request that `plan` accepts; returns the queued run."""

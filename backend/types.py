@@ -92,17 +92,25 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the headers say of one checkpoint or a pair, ready to be shown."""
+    """What the headers say of one checkpoint or a pair, ready to be shown.
+
+    `estimates` says, for a pair that fits, what writing a "merge" and one point of a quick "sweep" would take.
+    """
 
     checkpoints: tuple[dict[str, Any], ...]
     findings: tuple[Finding, ...] = ()
+    estimates: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level == "error")
 
     def to_json(self) -> dict[str, Any]:
-        return {"checkpoints": list(self.checkpoints), "findings": [asdict(finding) for finding in self.findings]}
+        return {
+            "checkpoints": list(self.checkpoints),
+            "findings": [asdict(finding) for finding in self.findings],
+            "estimates": {work: asdict(estimate) for work, estimate in self.estimates.items()},
+        }
 
 
 # ------------------------------------------------------------------------------------------------ scores

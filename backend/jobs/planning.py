@@ -130,7 +130,8 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
     }
     prompts = sum(len(suite.rows) for suite in suites)
     memory = estimate_resident(aligned, tuned)
-    estimate = _estimate_answers(settings, aligned, points=len(spec["grid"]), prompts=prompts, memory=memory)
+    estimate = _forecast(settings, aligned, points=len(spec["grid"]), prompts=prompts, memory=memory)
+    _check_room(settings, estimate)
     findings = [finding.sentence for finding in check_pair(aligned, tuned) if finding.level == "warning"]
     return Plan("sweep", spec, recipe, recipe_hash(recipe), estimate, tuple(findings))
 
@@ -147,7 +148,8 @@ def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
     prompts = sum(len(suite.rows) for suite in suites)
     full = aligned or checkpoint
     memory = estimate_resident(full, checkpoint)
-    estimate = _estimate_answers(settings, full, points=1, prompts=prompts, memory=memory)
+    estimate = _forecast(settings, full, points=1, prompts=prompts, memory=memory)
+    _check_room(settings, estimate)
     return Plan("evaluate", spec, recipe, recipe_hash(recipe), estimate)
 
 
@@ -286,17 +288,25 @@ def _seed(request: Mapping[str, Any]) -> int:
     return seed
 
 
-def _estimate_answers(settings: Settings, model: Checkpoint, *, points: int, prompts: int, memory: int) -> Estimate:
-    """A rough forecast from the number of multiply-adds; the run itself corrects it from measured steps.
+def estimates(settings: Settings, aligned: Checkpoint, tuned: Checkpoint) -> dict[str, Estimate]:
+    """What a merge of the pair to disk, and one point of a quick sweep, would take."""
+    prompts = sum(n or 0 for n in find_preset("quick").prompts.values())
+    memory = estimate_resident(aligned, tuned)
+    return {
+        "merge": estimate_merge(aligned, tuned),
+        "sweep": _forecast(settings, aligned, points=1, prompts=prompts, memory=memory),
+    }
 
-    Raises:
-        UserError: the machine has less memory or disk free than the run needs.
-    """
-    on_gpu = settings.device == "cuda"
-    flops = GPU_FLOPS if on_gpu else CPU_FLOPS_PER_THREAD * settings.threads
+
+def _forecast(settings: Settings, model: Checkpoint, *, points: int, prompts: int, memory: int) -> Estimate:
+    """A rough forecast from the number of multiply-adds; the run itself corrects it from measured steps."""
+    flops = GPU_FLOPS if settings.device == "cuda" else CPU_FLOPS_PER_THREAD * settings.threads
     per_point = SECONDS_PER_POINT + prompts * TOKENS_PER_PROMPT * 2 * model.parameters / flops
-    disk = prompts * points * BYTES_PER_ANSWER
-    if not on_gpu:  # what a GPU has free is known only to the process that holds it
-        check_memory(memory + LIBRARIES)
-    check_space(settings.home, disk, field="STUDIO_HOME")
-    return Estimate(SECONDS_TO_START + points * per_point, memory + LIBRARIES, disk)
+    return Estimate(SECONDS_TO_START + points * per_point, memory + LIBRARIES, prompts * points * BYTES_PER_ANSWER)
+
+
+def _check_room(settings: Settings, estimate: Estimate) -> None:
+    """Refuse a run that this machine has no memory or disk for."""
+    if settings.device != "cuda":  # what a GPU has free is known only to the process that holds it
+        check_memory(estimate.memory)
+    check_space(settings.home, estimate.disk, field="STUDIO_HOME")

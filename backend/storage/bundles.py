@@ -14,10 +14,11 @@ from typing import Any
 
 from backend.errors import UserError
 from backend.storage.database import Database
-from backend.types import Outcome, Point, RunStatus, Score
+from backend.types import Outcome, Point, Score
 
 SCHEMA = 1
 _RUN_FIELDS = ("kind", "name", "spec", "recipe", "recipe_hash", "created", "started", "finished", "result")
+_POINT_FIELDS = ("index", "method", "coefficients", "outcomes", "effective", "anchor", "details")
 _OUTCOME_FIELDS = tuple(name for name in Outcome.__dataclass_fields__ if name not in ("id", "point"))
 
 
@@ -76,14 +77,11 @@ def _take_in_run(database: Database, run: Mapping[str, Any], stored: bool, key: 
     if known is not None:
         return known
     fields = {name: run[name] for name in _RUN_FIELDS}
-    status = RunStatus.DONE.value
-    owner = "demo" if stored else "imported"
-    row = database.insert_run(
-        **fields, owner=owner, status=status, stored=stored, bundle_key=key, fraction=1.0, phrase="done"
-    )
-    for point in run["points"]:
-        scores = {axis: Score.from_json(score) for axis, score in point["scores"].items()}
-        facts = {name: point[name] for name in ("index", "method", "coefficients", "outcomes", "effective", "anchor")}
-        answered = [Outcome(**outcome) for outcome in point["answered"]]
-        database.add_point(Point(id=0, run=row.id, scores=scores, details=point["details"], **facts), answered)
-    return row.id
+    fields |= {"owner": "demo" if stored else "imported", "stored": stored, "bundle_key": key}
+    return database.import_run(fields, [_measured(point) for point in run["points"]])
+
+
+def _measured(point: Mapping[str, Any]) -> tuple[Point, list[Outcome]]:
+    scores = {axis: Score.from_json(score) for axis, score in point["scores"].items()}
+    facts = {name: point[name] for name in _POINT_FIELDS}
+    return Point(id=0, run=0, scores=scores, **facts), [Outcome(**outcome) for outcome in point["answered"]]

@@ -188,28 +188,21 @@ class Database:
 
     # ---------------------------------------------------------------------------------------------- points
 
+    def import_run(self, fields: Mapping[str, Any], measured: Sequence[tuple[Point, Sequence[Outcome]]]) -> int:
+        """Add a finished run with all its points, whole or not at all; returns its id."""
+        now = time.time()
+        values = {"queued": now, "status": RunStatus.DONE.value, "fraction": 1.0, "phrase": "done"} | dict(fields)
+        with self.engine.begin() as connection:
+            key = connection.execute(runs.insert().values(**values)).inserted_primary_key
+            run = int(key[0])  # type: ignore[index]
+            for point, answered in measured:
+                _insert_point(connection, point, run, answered)
+            return run
+
     def add_point(self, point: Point, answered: Sequence[Outcome]) -> int:
         """Store a point with its outcomes, whole or not at all; returns its id."""
         with self.engine.begin() as connection:
-            values = {
-                "run": point.run,
-                "index": point.index,
-                "method": point.method,
-                "coefficients": point.coefficients,
-                "scores": {axis: score.to_json() for axis, score in point.scores.items()},
-                "outcomes": point.outcomes,
-                "effective": point.effective,
-                "anchor": point.anchor,
-                "details": point.details,
-            }
-            key = connection.execute(points.insert().values(**values)).inserted_primary_key
-            point_id = int(key[0])  # type: ignore[index]
-            if answered:
-                rows = [
-                    {name: getattr(one, name) for name in _OUTCOME_FIELDS} | {"point": point_id} for one in answered
-                ]
-                connection.execute(outcomes.insert(), rows)
-            return point_id
+            return _insert_point(connection, point, point.run, answered)
 
     def points_of(self, run_ids: Sequence[int]) -> list[Point]:
         """The points of these runs, by run (in the order asked) and index."""
@@ -248,6 +241,26 @@ class Database:
 
 _RUN_FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in ("position", "status"))
 _OUTCOME_FIELDS = tuple(name for name in Outcome.__dataclass_fields__ if name not in ("id", "point"))
+
+
+def _insert_point(connection: sa.Connection, point: Point, run: int, answered: Sequence[Outcome]) -> int:
+    values = {
+        "run": run,
+        "index": point.index,
+        "method": point.method,
+        "coefficients": point.coefficients,
+        "scores": {axis: score.to_json() for axis, score in point.scores.items()},
+        "outcomes": point.outcomes,
+        "effective": point.effective,
+        "anchor": point.anchor,
+        "details": point.details,
+    }
+    key = connection.execute(points.insert().values(**values)).inserted_primary_key
+    point_id = int(key[0])  # type: ignore[index]
+    if answered:
+        rows = [{name: getattr(one, name) for name in _OUTCOME_FIELDS} | {"point": point_id} for one in answered]
+        connection.execute(outcomes.insert(), rows)
+    return point_id
 
 
 def _to_run(row: Any, positions: Mapping[int, int]) -> Run:
