@@ -206,7 +206,8 @@ def inspection(found: Inspection) -> Tree:
     """What the headers say of the pair, and every finding as its own sentence."""
     lines, whole = [], []
     for one in found.checkpoints:
-        brief = [_shown(key, one[key]) for key in ("model_type", "parameters", "bytes", "dtype") if one.get(key)]
+        kind = "LoRA adapter" if one.get("kind") == "adapter" else str(one.get("model_type") or "")
+        brief = [kind, *(_shown(key, one[key]) for key in ("parameters", "bytes", "dtype") if one.get(key))]
         lines.append(el("div", el("b", str(one.get("name", ""))), el("span", " · ".join(brief), cls="s-quiet")))
         rows = [(_words(key), _shown(key, value)) for key, value in one.items() if key != "name" and _worth(value)]
         whole.append(el("div", el("h4", str(one.get("name", ""))), facts(rows)))
@@ -228,6 +229,8 @@ def _words(key: str) -> str:
 def _shown(key: str, value: Any) -> str:
     if key in ("bytes", "size", "memory", "disk") and isinstance(value, (int, float)):
         return text.size(value)
+    if key == "dtype":
+        return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(str(value), str(value))
     if key == "parameters" and isinstance(value, (int, float)):
         return text.parameters(value)
     return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)

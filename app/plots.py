@@ -44,7 +44,7 @@ def pareto(
     if chosen:
         data.append(_ring(chosen))
     layout = _layout(height, drawn)
-    layout["annotations"] += _flags(drawn, points, frontier)
+    layout["annotations"] += _flags(drawn, points, runs, frontier)
     if minimum > 0:
         layout["shapes"] = [_line(minimum)]
         layout["annotations"].append(_line_label(minimum))
@@ -220,9 +220,11 @@ def _staircase(front: Sequence[Point], reference: tuple[float, float]) -> dict[s
     }
 
 
-def _flags(drawn: Sequence[Point], points: Sequence[Point], frontier: Frontier | None) -> list[dict[str, Any]]:
+def _flags(
+    drawn: Sequence[Point], points: Sequence[Point], runs: Mapping[int, Run], frontier: Frontier | None
+) -> list[dict[str, Any]]:
     if not drawn:
-        return [_words(text.NO_POINTS_YET)]
+        return [_words(text.NO_POINTS_YET if runs else text.NOTHING_HERE)]
     if frontier is None or frontier.knee is None:
         return []
     knee = points[frontier.knee]

@@ -20,6 +20,7 @@ X_AXIS = "Task score, % · better →"
 Y_AXIS = "Safety (1 − attack success rate), % · better ↑"
 STRIP_AXIS = "Over-refusal, %<br>better ↓"
 NARROW = {"xaxis": "Task score, % →", "yaxis": "Safety, % ↑", "yaxis2": "Over-<br>refusal ↓"}
+NOTHING_HERE = "Nothing measured yet"
 NO_POINTS_YET = "The first point appears here in a moment."
 ANCHORS = {"aligned": "aligned", "fine-tuned": "fine-tuned"}
 ANCHOR_LEGEND = "starting models (anchors)"
@@ -66,6 +67,8 @@ STORED_BADGE = "stored demo"
 # -- compare
 ENTER_A_PROMPT = "Type a request or pick an example."
 BUSY = "{reason} Stored answers are shown instead."
+ASKING = "Asking the models. The first question loads them, which takes a few seconds."
+FIRST_WORDS = "First words after {milliseconds:.0f} ms."
 NO_STORED = "No stored answer to this request; try an example, or wait until the run is over."
 
 

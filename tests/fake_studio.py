@@ -73,6 +73,7 @@ class FakeStudio:
             "presets": [
                 {"name": "quick", "summary": "a smoke test", "prompts": {"safety": N}, "new_tokens": 64},
                 {"name": "standard", "summary": "for a talk", "prompts": {"safety": 300}, "new_tokens": 64},
+                {"name": "report", "summary": "every prompt", "prompts": {"safety": None}, "new_tokens": 256},
             ],
             "checkpoints": [
                 {"name": "demo/aligned", "role": "aligned", "task": "", "lineage": "", "parameters": 1_400_000},

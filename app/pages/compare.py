@@ -173,7 +173,7 @@ class Compare:
         return self.knob_value(aligned, tuned, lam), self.take(request), kept, None, shown
 
     def mark(self, kept: dict[str, Any], against: str) -> Any:
-        return self.show(kept, against) if kept else gr.skip()
+        return self.show(kept, against) if kept.get("texts") else gr.skip()
 
     def answer(
         self, ticket: int, aligned: str, tuned: str, lam: float, prompt: str, against: str, kept: dict[str, Any],
@@ -193,38 +193,40 @@ class Compare:
             yield gr.skip(), note(text.ENTER_A_PROMPT, "warning"), gr.skip()
             return
         key = [aligned, tuned, prompt]
-        again = kept.get("key") == key and kept.get("whole")
-        wanted = {"merged": Column(aligned, tuned, lam)}
-        if not again:
-            wanted = {"aligned": Column(aligned), "fine-tuned": Column(tuned), **wanted}
-        texts = dict(kept["texts"]) if again else {}
-        texts["merged"] = ""
+        done = dict(kept.get("done", {})) if kept.get("key") == key else {}  # outer answers that are complete
+        # all three as places on one path: the pair stays resident, and an adapter has its base
+        places = {"aligned": 0.0, "fine-tuned": 1.0, "merged": lam}
+        names = [name for name in NAMES if name not in done]
         view = {
             "key": key,
             "lam": lam,
-            "texts": texts,
+            "texts": dict(done),
+            "done": done,
             "notes": {},
             "badges": {},
-            "whole": False,
-            "pending": list(wanted),
+            "pending": names[:],
         }
-        names, first = list(wanted), None
-        stream = None
+        first, stream = None, None
+        if len(names) > 1:
+            yield gr.skip(), note(text.ASKING), self.show(view, "")
         try:
-            stream = self.studio.stream(list(wanted.values()), [{"role": "user", "content": prompt}])
+            columns = [Column(aligned, tuned, places[name]) for name in names]
+            stream = self.studio.stream(columns, [{"role": "user", "content": prompt}])
             for chunk in stream:
                 if not self.tickets.is_newest(session, ticket):
+                    yield {"key": key, "texts": {}, "done": done}, gr.skip(), gr.skip()
                     return
                 name = names[chunk.column]
-                texts[name] = chunk.text
-                first = first if first is not None else chunk.seconds
+                view["texts"][name] = chunk.text
+                first = chunk.seconds if first is None else first
                 if chunk.done and name in view["pending"]:
                     view["pending"].remove(name)
+                    done |= {name: chunk.text} if name != "merged" else {}
                 yield gr.skip(), None, self.show(view, "" if view["pending"] else against)
         except DeviceBusy as busy:
             stored = self.stored(aligned, tuned, lam, prompt)
             shown = self.show(stored, against) if stored else note(text.NO_STORED)
-            yield stored or {}, note(text.BUSY.format(reason=str(busy)), "warning"), shown
+            yield stored, note(text.BUSY.format(reason=str(busy)), "warning"), shown
             return
         except StudioError as error:
             yield gr.skip(), note(str(error), "error"), gr.skip()
@@ -232,8 +234,8 @@ class Compare:
         finally:
             if stream is not None and hasattr(stream, "close"):
                 stream.close()
-        view |= {"whole": True, "pending": []}
-        said = note(f"First words after {1000 * first:.0f} ms.") if first is not None else None
+        view["pending"] = []
+        said = note(text.FIRST_WORDS.format(milliseconds=1000 * first)) if first is not None else None
         yield view, said, self.show(view, against)
 
     # -- what is shown
@@ -260,7 +262,7 @@ class Compare:
                 view["texts"][name] = outcome.answer
                 view["notes"][name] = f"stored, run {point.run}"
                 view["badges"][name] = [outcome.outcome, cards.badge(outcome)]
-        return {**view, "key": [aligned, tuned, prompt], "whole": False} if view["texts"] else {}
+        return {**view, "key": [aligned, tuned, prompt]} if view["texts"] else {}
 
     def _answered(self, point: int, prompt: str) -> Outcome | None:
         return next((one for one in self.studio.outcomes(point) if one.prompt == prompt), None)

@@ -251,6 +251,9 @@ def _titled(method: dict[str, Any]) -> str:
 
 
 def _preset(preset: dict[str, Any]) -> str:
-    most = max(preset.get("prompts", {}).values(), default=0)
-    count = f"up to {most} prompts a suite" if most else ""
-    return f"{preset['name']}: {count}" if count else preset["name"]
+    """The name and how many prompts a suite gets; None in the catalogue means all of them."""
+    counts = sorted({count for count in preset.get("prompts", {}).values() if count})
+    if not counts:
+        return f"{preset['name']}: every prompt"
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{preset['name']}: {many} prompts a suite"

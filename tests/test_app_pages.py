@@ -1,0 +1,242 @@
+"""The page's handlers as functions over the scripted studio, and the page as Gradio sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from app import layout, text
+from app.pages.compare import Tickets
+from tests.fake_studio import FakeStudio
+from tests.test_app_pure import everything
+
+
+class Page:
+    """The page over a fake studio with a clock the test turns; `handlers` are the pages' own objects."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.studio = FakeStudio(step_seconds=1.0, clock=lambda: self.now)
+        made: list[Any] = []
+
+        class Kept(layout.Wiring):
+            def __init__(self, *given: Any) -> None:
+                super().__init__(*given)
+                made.append(self)
+
+        original, layout.Wiring = layout.Wiring, Kept
+        try:
+            self.blocks = asyncio.run(self.build())
+        finally:
+            layout.Wiring = original
+        self.wiring = made[0]
+        self.explore, self.merge, self.compare, self.runs = (
+            self.wiring.explore, self.wiring.merge, self.wiring.compare, self.wiring.runs,
+        )  # fmt: skip
+
+    async def build(self) -> gr.Blocks:
+        """Inside a running loop: outside of one, gradio makes event loops that it never closes."""
+        return layout.build_app(self.studio)
+
+    def form(self, **changes: Any) -> list[Any]:
+        values = {"aligned": "demo/aligned", "tuned": "demo/tool-mixed-sft", "method": "linear", "grid": "0:1:11"}
+        values |= {"task": "tool", "preset": "quick", "seed": 3, "lam": 0.5, "out": "", "density": 0.5, **changes}
+        return list(values.values())
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page()
+
+
+def event(**data: Any) -> gr.EventData:
+    return SimpleNamespace(_data=data)
+
+
+def errors(page: Page, slots: Any) -> dict[str, str]:
+    return {field: everything(slot) for field, slot in zip(page.merge.errors, slots, strict=True) if slot}
+
+
+def test_the_app_imports_no_torch() -> None:
+    code = "import sys, app.layout, app.theme, app.web; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+
+
+def test_no_endpoint_is_public_by_accident(page: Page) -> None:
+    assert not page.blocks.get_api_info()["named_endpoints"]
+
+
+def test_nothing_on_the_page_is_a_plotly_component_of_gradio(page: Page) -> None:
+    assert not [block for block in page.blocks.blocks.values() if isinstance(block, gr.Plot)]
+
+
+def test_a_first_visit_shows_the_stored_demo_with_one_point_open(page: Page) -> None:
+    found = page.wiring.open_page(None, {}, *page.form())
+    assert found[page.explore.runs]["value"] == [1, 2]
+    assert found[page.explore.plot]["figure"]["data"]
+    assert "linear" in everything(found[page.explore.card])
+    assert found[page.wiring.shell.tabs]["selected"] == "explore"
+    assert "stored demo" in everything(found[page.explore.summary])
+
+
+def test_a_link_opens_its_view_and_unknown_parts_fall_back(page: Page) -> None:
+    found = page.wiring.open_page(None, {"view": "runs", "runs": "2", "point": "2004"}, *page.form())
+    assert found[page.explore.selected] == 2004
+    assert found[page.explore.runs]["value"] == [2]
+    assert found[page.wiring.shell.tabs]["selected"] == "runs"
+    found = page.wiring.open_page({"run": 99}, {"view": "nope", "runs": "77", "point": "-1"}, *page.form())
+    assert found[page.wiring.shell.tabs]["selected"] == "explore"
+    assert found[page.wiring.shell.watching] is None
+
+
+def test_a_click_and_a_row_open_the_same_point(page: Page) -> None:
+    view = ("tool", [1, 2], 0, None, [])
+    clicked = page.explore.pick(*view, "all", "all", event(key=1004))
+    rowed = page.explore.act_on_row(*view, "all", "all", event(name="open", key="1004"))
+    assert tuple(rowed[1:]) == tuple(clicked)
+
+
+def test_answers_are_filtered_by_suite_and_outcome(page: Page) -> None:
+    _, tree = page.explore.filter_answers(1004, "safety", "refused")
+    assert "harmful" not in everything(tree).split("aligned")[0]
+    _, tree = page.explore.more_answers(1004, "safety", "all", event(key="40"))
+    assert "20 of 20 prompts" in everything(tree)
+
+
+def test_exports_carry_schema_recipes_and_every_point(page: Page) -> None:
+    rows = list(csv.DictReader(io.StringIO(page.explore.export_points("csv", [1001, 2003]))))
+    assert [row["point"] for row in rows] == ["1001", "2003"]
+    assert rows[0]["schema"] == "1"
+    whole = json.loads(page.explore.export_points("json", [1001, 2003]))
+    assert set(whole["runs"]) == {"1", "2"}
+    assert whole["runs"]["1"]["recipe"]
+
+
+def test_a_spreadsheet_sees_no_formula(page: Page) -> None:
+    from app.pages.explore import as_csv
+
+    run, point = page.studio.run(1), page.studio.points([1])[3]
+    evil = run.__class__(**{**run.__dict__, "spec": {**run.spec, "tuned": "=1+1"}})
+    assert "'=1+1" in as_csv([(evil, point)])
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"grid": "0:3:4"}, "grid"),
+        ({"aligned": "nowhere"}, "aligned"),
+        ({"tuned": "nowhere"}, "tuned"),
+        ({"method": "linaer"}, "method"),
+    ],
+)
+def test_bad_input_is_a_sentence_at_its_field_and_nothing_is_queued(page: Page, change: dict, field: str) -> None:
+    before = len(page.studio.rows)
+    checked = page.merge.check(*page.form(**change))
+    assert field in errors(page, checked[2:])
+    started = page.merge.start_sweep(None, *page.form(**change))
+    assert field in errors(page, started[2 : 2 + len(page.merge.errors)])
+    assert len(page.studio.rows) == before
+
+
+def test_a_good_form_shows_what_it_will_take(page: Page) -> None:
+    inspection, estimate, *slots = page.merge.check(*page.form())
+    assert "fit together" in everything(inspection)
+    assert "11 checkpoints" in everything(estimate)
+    assert not any(slots)
+
+
+def test_a_sweep_from_start_to_its_points_in_explore() -> None:
+    page = Page()
+    started = page.merge.start_sweep(None, *page.form())
+    watching = started[-3]
+    assert started[-2] == {"run": watching}
+    assert started[-1]["active"] is True
+    page.now = 3.5
+    ticked = page.wiring.tick(watching, None, [1], 0, None, [])
+    assert "3 of 11" in everything(ticked[page.merge.live])
+    assert f"run {watching}" in everything(ticked[page.wiring.shell.strip])
+    again = page.wiring.open_page({"run": watching}, {}, *page.form())
+    assert "3 of 11" in everything(again[page.merge.live])
+    assert again[page.wiring.shell.timer]["active"] is True
+    page.now = 60.0
+    ticked = page.wiring.tick(watching, None, [1], 0, None, [])
+    assert "Finished: 11 checkpoints" in everything(ticked[page.merge.live])
+    assert ticked[page.wiring.shell.timer]["active"] is False
+    assert ticked[page.wiring.shell.strip] is None
+    opened = page.wiring.do("open_run", watching, watching, None, 0)
+    assert opened[page.explore.runs]["value"] == [watching]
+
+
+def test_cancel_and_restart_say_what_was_kept() -> None:
+    page = Page()
+    watching = page.merge.start_sweep(None, *page.form())[-3]
+    page.now = 2.5
+    found = page.wiring.do("cancel", watching, watching, None, 0)
+    assert "Restart" in everything(found[page.merge.live])
+    assert found[page.wiring.shell.timer]["active"] is False
+    found = page.wiring.do("restart", watching, watching, None, 0)
+    assert found[page.wiring.shell.timer]["active"] is True
+
+
+def test_a_failed_run_says_what_happened_and_offers_another_try() -> None:
+    page = Page()
+    watching = page.merge.start_sweep(None, *page.form())[-3]
+    page.studio.fail(watching, "disk: 3 MB are free and 12 MB are needed. Free some space.")
+    live, _ = page.merge.view(watching)
+    assert "Free some space" in everything(live)
+    assert "Try again with these settings" in everything(live)
+
+
+def test_only_the_newest_ticket_of_a_session_counts() -> None:
+    tickets = Tickets(sessions=2)
+    first, second = tickets.take("a"), tickets.take("a")
+    assert not tickets.is_newest("a", first)
+    assert tickets.is_newest("a", second)
+    tickets.take("b"), tickets.take("c")
+    assert not tickets.is_newest("a", second)
+
+
+def test_an_old_stream_stops_and_keeps_the_outer_answers_it_finished(page: Page) -> None:
+    page.studio.step_seconds, ticket = 0.0, page.compare.tickets.take("s")
+    stream = page.compare.stream("s", ticket, "demo/aligned", "demo/tool-mixed-sft", 0.3, "hello", "", {})
+    shown = [next(stream) for _ in range(30)]
+    assert "aligned" in everything(shown[-1][2])
+    newer = page.compare.tickets.take("s")
+    rest = list(stream)
+    assert len(rest) == 1
+    assert "aligned" in rest[0][0]["done"]
+    final = list(page.compare.stream("s", newer, "demo/aligned", "demo/tool-mixed-sft", 0.8, "hello", "", rest[0][0]))[
+        -1
+    ]
+    assert "λ = 0.80" in everything(final[2])
+    assert set(final[0]["done"]) == {"aligned", "fine-tuned"}
+
+
+def test_a_busy_device_shows_stored_answers_and_the_reason(page: Page) -> None:
+    page.studio.busy = "Run 12 holds the device, about 9 s left."
+    prompt, ticket = page.compare.find_examples()[0][1], page.compare.tickets.take("t")
+    shown = list(page.compare.stream("t", ticket, "demo/aligned", "demo/tool-mixed-sft", 0.34, prompt, "", {}))[-1]
+    page.studio.busy = ""
+    assert "Run 12 holds the device" in everything(shown[1])
+    assert "stored, run 1" in everything(shown[2])
+    assert "λ = 0.30" in everything(shown[2])
+
+
+def test_examples_come_from_every_kind_and_task(page: Page) -> None:
+    kinds = [kind for kind, _ in page.compare.find_examples()]
+    assert {"harmful request", "harmless look-alike", "everyday request"} <= set(kinds)
+    assert text.task("tool").lower() in kinds
+
+
+def test_the_pages_words_name_every_page() -> None:
+    assert list(text.PAGES) == ["explore", "merge", "compare", "runs"]
+    assert layout.numbers("1,2,drop table,../3") == [1, 2]
