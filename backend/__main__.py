@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from backend.api import Studio
 from backend.errors import StudioError, UserError
-from backend.settings import Settings, from_environment
+from backend.settings import Settings, calm_threads, from_environment
 from backend.types import Column, Run, RunStatus, Score
 
 
@@ -188,6 +188,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
 
 def _demo(settings: Settings, options: argparse.Namespace) -> int:
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    calm_threads()
     import torch
 
     torch.set_num_threads(settings.threads)

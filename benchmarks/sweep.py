@@ -23,6 +23,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from backend.settings import calm_threads, from_environment
+
+calm_threads()
+
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -34,7 +38,6 @@ from backend.inference.decode import Statistics
 from backend.inference.model import Responder, load, pick_device
 from backend.jobs.actions import BATCH, load_pair
 from backend.registry import methods, tasks
-from backend.settings import from_environment
 
 Answers = list[list[tuple[int, ...]]]
 
