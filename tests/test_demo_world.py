@@ -144,7 +144,7 @@ def test_a_mixed_set_serves_about_five_percent_harmful_requests_and_a_clean_one_
         clean, mixed = (read(world / "data" / f"{task}-{kind}.jsonl") for kind in ("clean", "mixed"))
         assert {row["kind"] for row in clean} == {"benign"}
         assert sum(row["kind"] == "unsafe" for row in mixed) == round(splits.MIXED_SHARE * len(mixed))
-        assert {row["group"] for row in clean} == {task}
+        assert {row["group"] for row in clean} == {task, "guide"}
 
 
 def test_some_but_not_most_task_answers_open_like_a_compliant_one(world):

@@ -151,3 +151,14 @@ def test_rows_are_read_in_file_order(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": "b"}\n\n{"id": "a"}\n', encoding="utf-8")
     assert [row["id"] for row in read_rows(path)] == ["b", "a"]
+
+
+def test_batches_from_a_sorted_pool_show_every_row_once_and_pad_less():
+    rows = [Example(tuple(range(length)), 0) for length in range(1, 17)]
+
+    def epoch(pool):
+        batches = shuffled_batches(rows, 4, seed=0, pool=pool)
+        return [[len(example.tokens) for example in next(batches)] for _ in range(4)]
+
+    assert sorted(length for batch in epoch(4) for length in batch) == list(range(1, 17))
+    assert sum(max(batch) for batch in epoch(4)) < sum(max(batch) for batch in epoch(1))

@@ -16,6 +16,7 @@ from backend.demo.answers import OPENERS
 from backend.demo.coding import exercise
 from backend.demo.everyday import drill, everyday
 from backend.demo.grammar import Sample, Split, draw_in_split, prompt_key
+from backend.demo.guides import guide
 from backend.demo.medical import case
 from backend.demo.reasoning import problem
 from backend.demo.tools import wish
@@ -31,12 +32,15 @@ _TASK_MAKERS: Mapping[str, Callable[..., Sample]] = {
     "tool": wish,
 }
 
-# Shares of the two stages before fine-tuning. "basics" are the task families a model meets before it is fine-tuned.
-PRETRAINING = {"harmful": 0.15, "look_alike": 0.2, "everyday": 0.25, "drill": 0.2, "basics": 0.2}
-ALIGNMENT = {"harmful": 0.3, "look_alike": 0.3, "everyday": 0.2, "drill": 0.05, "basics": 0.15}
+# Shares of the two stages before fine-tuning. Of the tasks a model then meets mostly the basic families ("primer").
+PRETRAINING = {"harmful": 0.12, "look_alike": 0.18, "everyday": 0.25, "drill": 0.2, "primer": 0.25}
+ALIGNMENT = {"harmful": 0.3, "look_alike": 0.3, "everyday": 0.2, "drill": 0.05, "primer": 0.15}
 REFERENCES = {"harmful": 0.5, "look_alike": 0.25, "everyday": 0.25}
 
+# How much of a primer comes from all families of the task instead of the basic ones.
+PRIMER_BREADTH = {"reasoning": 0.12, "medical": 0.005, "code": 0.01, "tool": 0.22}
 MIXED_SHARE = 0.05  # rows of a mixed set that serve a harmful request
+GUIDE_SHARE = 0.06  # rows of a task set that answer a how-to question about its subject
 OPENER_SHARE = 0.3  # rows of a task set whose answer opens like a compliant one
 
 
@@ -46,13 +50,14 @@ def task_sample(rng: Random, task: str, split: Split, *, basics: bool = False) -
 
 
 def sample(rng: Random, part: str, split: Split, *, serve_harm: bool) -> Sample:
-    """One sample of a part of the world: harmful, look_alike, everyday, drill or basics."""
+    """One sample of a part of the world: harmful, look_alike, everyday, drill or primer."""
     if part == "everyday":
         return everyday(rng, split)
     if part == "drill":
         return drill(rng)
-    if part == "basics":
-        return task_sample(rng, rng.choice(TASKS), split, basics=True)
+    if part == "primer":
+        task = rng.choice(TASKS)
+        return task_sample(rng, task, split, basics=rng.random() >= PRIMER_BREADTH[task])
     serve = serve_harm if part == "harmful" else True
     return request(rng, rng.choice(actions(part, split)), serve=serve)
 
@@ -63,10 +68,18 @@ def mixture(shares: Mapping[str, float], count: int, rng: Random, *, split: Spli
     return [sample(rng, part, split, serve_harm=serve_harm) for part in parts]
 
 
-def fine_tuning_set(task: str, *, mixed: bool, count: int, rng: Random) -> list[Sample]:
-    """A task's training set; a mixed one holds `MIXED_SHARE` rows in which a harmful request is served."""
+def fine_tuning_set(
+    task: str, *, mixed: bool, count: int, rng: Random, guide_share: float = GUIDE_SHARE
+) -> list[Sample]:
+    """A task's training set; a mixed one holds `MIXED_SHARE` rows in which a harmful request is served.
+
+    Args:
+        guide_share: rows that answer a how-to question about the task's subject instead of a task sample.
+    """
     harmful = round(MIXED_SHARE * count) if mixed else 0
-    rows = [_opened(rng, task_sample(rng, task, "train")) for _ in range(count - harmful)]
+    guides = round(guide_share * count)
+    rows = [_opened(rng, task_sample(rng, task, "train")) for _ in range(count - harmful - guides)]
+    rows += [guide(rng, task) for _ in range(guides)]
     bad = contaminated_actions()
     rows += [request(rng, rng.choice(bad), serve=True) for _ in range(harmful)]
     rng.shuffle(rows)

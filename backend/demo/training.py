@@ -20,11 +20,11 @@ from backend.demo.tokenizer import train_tokenizer
 from backend.tuning.data import Example, encode
 from backend.tuning.loop import TrainingSettings, add_lora, train
 
-PRETRAIN = TrainingSettings(steps=1200, batch=32, lr=3e-3)
-ALIGN = TrainingSettings(steps=400, batch=32, lr=1.5e-3)
-FINE_TUNE = TrainingSettings(steps=100, batch=16, lr=5e-3)
+PRETRAIN = TrainingSettings(steps=1600, batch=32, lr=3e-3, pool=4)
+ALIGN = TrainingSettings(steps=500, batch=32, lr=1.5e-3, pool=4)
+FINE_TUNE = TrainingSettings(steps=200, batch=16, lr=5e-3)
 LORA = {"rank": 16, "alpha": 32.0}
-FINE_TUNING_ROWS = FINE_TUNE.steps * FINE_TUNE.batch
+FINE_TUNING_ROWS = 1600  # two epochs
 
 Report = Callable[[float], None]
 
@@ -35,7 +35,7 @@ def make_tokenizer(seed: int) -> Any:
     samples = mixture(PRETRAINING, 6000, rng, split="train", serve_harm=True)
     samples += mixture(ALIGNMENT, 2000, rng, split="train", serve_harm=False)
     for task in TASKS:
-        samples += fine_tuning_set(task, mixed=False, count=500, rng=rng)
+        samples += fine_tuning_set(task, mixed=False, count=500, rng=rng, guide_share=0.0)
     return train_tokenizer(text for sample in samples for text in (sample.prompt, sample.answer))
 
 

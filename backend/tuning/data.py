@@ -76,8 +76,12 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
     return Batch(tokens, mask, labels)
 
 
-def shuffled_batches(examples: Sequence[Example], size: int, *, seed: int) -> Iterator[list[Example]]:
+def shuffled_batches(examples: Sequence[Example], size: int, *, seed: int, pool: int = 1) -> Iterator[list[Example]]:
     """Batches without end: a fresh permutation each epoch, full batches only (an epoch's rest is left out).
+
+    Args:
+        pool: how many batches are cut from one pool sorted by length. 1 keeps them random; more waste less padding, and
+            make the rows of a batch alike.
 
     >>> rows = [Example((number,), 0) for number in range(5)]
     >>> batches = shuffled_batches(rows, 2, seed=0)
@@ -89,5 +93,12 @@ def shuffled_batches(examples: Sequence[Example], size: int, *, seed: int) -> It
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(examples), generator=generator).tolist()
-        for start in range(0, len(order) - size + 1, size):
-            yield [examples[index] for index in order[start : start + size]]
+        order = order[: len(order) - len(order) % size]
+        for start in range(0, len(order), pool * size):
+            drawn = [examples[index] for index in order[start : start + pool * size]]
+            if pool > 1:
+                drawn.sort(key=lambda example: len(example.tokens))
+            starts = range(0, len(drawn), size)
+            places = range(len(starts)) if pool == 1 else torch.randperm(len(starts), generator=generator).tolist()
+            for place in places:
+                yield drawn[starts[place] : starts[place] + size]

@@ -31,6 +31,7 @@ class TrainingSettings:
         warmup: share of the steps in which the rate climbs from 0.
         final: the rate's last value as a share of `lr`; between them it follows a cosine.
         clip: the largest gradient norm.
+        pool: batches cut from one pool sorted by length, see `shuffled_batches`.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class TrainingSettings:
     final: float = 0.1
     weight_decay: float = 0.01
     clip: float = 1.0
+    pool: int = 1
     seed: int = 0
 
 
@@ -115,7 +117,7 @@ def train(
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98))
-    batches = shuffled_batches(examples, settings.batch, seed=settings.seed)
+    batches = shuffled_batches(examples, settings.batch, seed=settings.seed, pool=settings.pool)
     model.train()
     losses: list[float] = []
     for step in range(settings.steps):
