@@ -97,6 +97,8 @@ def point_card(point: Point, run: Run | None, marks: Sequence[str] = ()) -> Tree
     """Name, scores with how many and how sure."""
     badges = [el("span", mark, cls=f"badge {mark}") for mark in marks]
     tuned = str(run.spec.get("tuned", "")) if run else ""
+    where = [f"{point.anchor or 'merge'} on the way to {tuned}"] if tuned else []
+    where += [f"run {point.run}"] + ([f"judged by {text.judge(run)}"] if text.judge(run) else [])
     rows = []
     for axis in AXES:
         score = point.scores.get(axis)
@@ -115,10 +117,9 @@ def point_card(point: Point, run: Run | None, marks: Sequence[str] = ()) -> Tree
     return group(
         [
             el("h3", point.label, " ", *badges),
-            el("p", f"{point.anchor or 'merge'} on the way to {tuned} · run {point.run}", cls="s-quiet")
-            if tuned
-            else "",
+            el("p", " · ".join(where), cls="s-quiet"),
             table(["Measured", "Score", "Prompts", "95 % interval"], rows, caption="Scores", cls="scores"),
+            *(note(str(warning), "warning") for warning in point.details.get("warnings") or ()),
             _counts(point),
         ],
         "card-head",
@@ -196,7 +197,8 @@ def badge(outcome: Outcome, judge: str = "") -> Tree:
         label, kind = ("right", "right") if outcome.score >= 0.5 else ("wrong", "wrong")
     if outcome.axis == "over_refusal" and outcome.outcome == "refused":
         label = "refused a harmless request"
-    return el("span", label, el("small", f" {judge}") if judge else "", cls=f"badge {kind}")
+    named = judge and outcome.axis in ("safety", "over_refusal")
+    return el("span", label, el("small", f" {judge}") if named else "", cls=f"badge {kind}")
 
 
 # ------------------------------------------------------------------------------------------------------------ merge

@@ -35,10 +35,11 @@ def pareto(
     if frontier and front:
         data.append(_staircase([points[i] for i in frontier.front], frontier.reference))
     series = sorted({point.run for point in drawn})
+    judges = {run: text.judge(runs.get(run)) for run in series}
     for number, run in enumerate(series):
         mine = sorted((p for p in drawn if p.run == run), key=lambda p: p.coefficients.get("lambda", 0.0))
         hue, shape = HUES[number % len(HUES)], SHAPES[number % len(SHAPES)]
-        data += _series(mine, _name(mine[0], runs.get(run)), hue, shape, front, minimum)
+        data += _series(mine, judges, _name(mine[0], runs.get(run)), hue, shape, front, minimum)
     data += _anchors(drawn, runs)
     chosen = next((point for point in drawn if point.id == selected), None)
     if chosen:
@@ -94,7 +95,7 @@ def _whiskers(points: Sequence[Point], axis: str, colour: str) -> dict[str, Any]
 
 
 def _series(
-    points: Sequence[Point], name: str, hue: str, shape: str, front: set[int], minimum: float
+    points: Sequence[Point], judges: Mapping[int, str], name: str, hue: str, shape: str, front: set[int], minimum: float
 ) -> list[dict[str, Any]]:
     """One run: its path in λ order, its markers with whiskers, and the same points on the over-refusal strip."""
     path = {"type": "scatter", "mode": "lines", **_xy(points), "line": {"color": hue, "width": 1.2, "dash": "dot"}}
@@ -108,7 +109,7 @@ def _series(
             "name": name,
             "legendgroup": name,
             "customdata": [point.id for point in inner],
-            "hovertext": [text.hover(point) for point in inner],
+            "hovertext": [text.hover(point, judges.get(point.run, "")) for point in inner],
             "hovertemplate": "%{hovertext}<extra></extra>",
             "error_x": _whiskers(inner, "task", f"{hue}~"),
             "error_y": _whiskers(inner, "safety", f"{hue}~"),
@@ -126,7 +127,7 @@ def _series(
             "legendgroup": name,
             "showlegend": False,
             "customdata": [point.id for point in strip],
-            "hovertext": [text.hover(point) for point in strip],
+            "hovertext": [text.hover(point, judges.get(point.run, "")) for point in strip],
             "hovertemplate": "%{hovertext}<extra></extra>",
             "error_y": _whiskers(strip, "over_refusal", f"{hue}~"),
             "line": {"color": hue, "width": 1},
@@ -161,6 +162,7 @@ def _anchors(points: Sequence[Point], runs: Mapping[int, Run]) -> list[dict[str,
         return []
     anchors = list(seen.values())
     names = [text.ANCHORS[kind] if kind == "aligned" else which.split("/")[-1] for kind, which, *_ in seen]
+    judges = {point.run: text.judge(runs.get(point.run)) for point in anchors}
     labels, places = _labels(anchors, [text.plain(name) for name in names])
     return [
         {
@@ -173,7 +175,7 @@ def _anchors(points: Sequence[Point], runs: Mapping[int, Run]) -> list[dict[str,
             "textfont": {"color": "@ink", "size": 12},
             "cliponaxis": False,
             "customdata": [point.id for point in anchors],
-            "hovertext": [text.hover(point) for point in anchors],
+            "hovertext": [text.hover(point, judges.get(point.run, "")) for point in anchors],
             "hovertemplate": "%{hovertext}<extra></extra>",
             "error_x": _whiskers(anchors, "task", "@muted"),
             "error_y": _whiskers(anchors, "safety", "@muted"),
@@ -192,13 +194,13 @@ def _labels(anchors: Sequence[Point], names: Sequence[str]) -> tuple[list[str], 
             if labels[j] and abs(percent(other["task"]) - x) < 14 and abs(percent(other["safety"]) - y) < 6:
                 labels[j], labels[i] = f"{labels[j]}, {labels[i]}", ""
                 break
-        places.append(("bottom " if y > 50 else "top ") + ("left" if x > 60 else "center" if y > 50 else "right"))
+        places.append("top center" if y > 50 else "top left" if x > 60 else "top right")
     return labels, places
 
 
 def _ring(point: Point) -> dict[str, Any]:
     marker = {"symbol": "circle-open", "size": 27, "color": "@accent", "line": {"width": 3, "color": "@accent"}}
-    return {"type": "scatter", "mode": "markers", **_xy([point]), "marker": marker, **HIDE}
+    return {"type": "scatter", "mode": "markers", **_xy([point]), "marker": marker, "cliponaxis": False, **HIDE}
 
 
 def _staircase(front: Sequence[Point], reference: tuple[float, float]) -> dict[str, Any]:
@@ -278,7 +280,7 @@ def _layout(height: int, points: Sequence[Point]) -> dict[str, Any]:
 
     return {
         "height": height,
-        "margin": {"l": 62, "r": 16, "t": 48, "b": 54},
+        "margin": {"l": 62, "r": 16, "t": 64, "b": 54},
         "font": {"family": "@font", "color": "@ink", "size": 12},
         "paper_bgcolor": "@panel",
         "plot_bgcolor": "@panel",
@@ -293,7 +295,7 @@ def _layout(height: int, points: Sequence[Point]) -> dict[str, Any]:
         "dragmode": "zoom",
         "clickmode": "event",
         "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
         "xaxis": {**axis, "title": title(text.X_AXIS), "anchor": "y2"},
         "yaxis": {**axis, "title": title(text.Y_AXIS), "domain": [0.27, 1]},
         "yaxis2": {

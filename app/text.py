@@ -100,7 +100,7 @@ def interval(score: Score) -> str:
     return f"{100 * score.low:.0f}–{100 * score.high:.0f}\u00a0%"
 
 
-def hover(point: Point) -> str:
+def hover(point: Point, judge: str = "") -> str:
     """Everything that is known of a point, line by line, for its hover box."""
     lines = [f"<b>{plain(point.label)}</b>" + (f" ({plain(point.anchor)})" if point.anchor else "")]
     for axis, score in point.scores.items():
@@ -108,8 +108,7 @@ def hover(point: Point) -> str:
         lines.append(f"{name}: {percent(score)} ({counted(score)}, 95 %: {interval(score)})")
     if "projection" in point.effective:
         lines.append(f"share of the fine-tuning walked: {point.effective['projection']:.2f}")
-    judge = point.details.get("judge")
-    lines.append(f"run {point.run}, point {point.index}" + (f", judge {plain(str(judge))}" if judge else ""))
+    lines.append(f"run {point.run}, point {point.index}" + (f", judge {plain(judge)}" if judge else ""))
     return "<br>".join(lines)
 
 
@@ -221,6 +220,11 @@ def ending(run: Run, points: int) -> str:
         return run.error or "The run failed; its log says why."
     template = INTERRUPTED if run.status == RunStatus.INTERRUPTED else KEPT
     return template.format(points=points, word=word)
+
+
+def judge(run: Run | None) -> str:
+    """Who decided what is harmful and what a refusal is, by the run's recipe."""
+    return ", ".join(run.recipe.get("judges") or ()) if run else ""
 
 
 def device(state: Mapping[str, object]) -> str:

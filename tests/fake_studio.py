@@ -262,7 +262,7 @@ class FakeStudio:
 
     def _insert(self, kind: str, spec: dict[str, Any], name: str, *, stored: bool = False, recipe: Any = None) -> Run:
         number = len(self.rows) + 1
-        recipe = recipe or {"kind": kind, **spec}
+        recipe = recipe or {"kind": kind, "judges": {"rules": "1"}, **spec}
         run = Run(number, kind, name, "local", RunStatus.QUEUED, spec, recipe, repr(recipe), time.time(), stored=stored)
         self.rows[number], self.begun[number] = run, self.clock()
         return run

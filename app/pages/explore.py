@@ -33,12 +33,10 @@ class Explore:
         self.selected = gr.State(None)
         self.only = gr.State([])
         self.shown = gr.State(20)
-        with gr.Row(elem_classes="studio-row s-panel"):
-            self.task = gr.Dropdown([], label="Task", info="what was learned", scale=1, filterable=False)
-            self.runs = gr.Dropdown([], label="Runs on the plot", info="stored and own", multiselect=True, scale=3)
-            self.minimum = gr.Slider(
-                0, 100, 0, step=1, label="Minimum safety (%)", info="greys what is not safe enough", scale=2
-            )
+        with gr.Row(elem_classes="studio-row"):
+            self.task = gr.Dropdown([], label="Task", scale=1, filterable=False)
+            self.runs = gr.Dropdown([], label="Runs on the plot", multiselect=True, scale=3)
+            self.minimum = gr.Slider(0, 100, 0, step=1, label="Minimum safety (%)", scale=2)
         self.summary = sheet(live=True, elem_id="summary")
         with gr.Row(elem_classes="studio-row"):
             with gr.Column(scale=7, min_width=320):
@@ -115,7 +113,7 @@ class Explore:
         task = str(wanted[0].spec.get("task") or "") if wanted else _preferred(tasks)
         mine = tasks.get(task, [])
         chosen = [run.id for run in wanted if run in mine]
-        chosen = chosen or [run.id for run in mine if run.stored] or [run.id for run in mine[:1]]
+        chosen = chosen or [run.id for run in mine if run.stored] or _newest(mine)
         points = self.points(chosen)
         if point not in {one.id for one in points}:
             point = self._opening(points)
@@ -145,7 +143,7 @@ class Explore:
 
     def choose_task(self, task: str, minimum: float) -> tuple[Any, ...]:
         runs = [run.id for run in self.by_task().get(task, []) if run.stored]
-        runs = runs or [run.id for run in self.by_task().get(task, [])[:1]]
+        runs = runs or _newest(self.by_task().get(task, []))
         values = self.arrive(runs, None, minimum)
         return *(values[one] for one in self.outputs), {"runs": ",".join(map(str, runs)), "point": ""}
 
@@ -233,7 +231,7 @@ class Explore:
         order = [one for one in mine if outcome in (ANY, one.outcome)]
         aligned = cards.by_sample(next((found for name, found in columns if name == "aligned"), []))
         order.sort(key=lambda one: _interest(one, aligned))
-        judge = str(point.details.get("judge", "") or "")
+        judge = text.judge(self.studio.run(point.run))
         return cards.answers([(name, cards.by_sample(found)) for name, found in columns], order, judge, shown=shown)
 
     def filter_answers(self, point: int | None, suite: str, outcome: str) -> tuple[int, Any]:
@@ -287,6 +285,12 @@ def _cell(value: Any) -> Any:
 def _preferred(tasks: dict[str, list[Run]]) -> str:
     """The task with the most stored runs; the tool task where several have as many."""
     return max(tasks, key=lambda task: (sum(run.stored for run in tasks[task]), task), default="")
+
+
+def _newest(runs: Sequence[Run]) -> list[int]:
+    """The newest finished run, else the newest."""
+    done = [run.id for run in runs if not run.status.is_live]
+    return done[:1] or [run.id for run in runs[:1]]
 
 
 def _suite_name(suite: str) -> str:

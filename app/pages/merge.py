@@ -34,8 +34,9 @@ class Merge:
             with gr.Column(scale=5, min_width=300, elem_classes="s-panel studio-column"):
                 self._pair()
                 self.method = gr.Dropdown(
-                    [(_titled(m), m["name"]) for m in self.methods], value=first, label="Merge method", filterable=False
-                )
+                    [m["name"] for m in self.methods], value=first, label="Merge method", info=self._summary(first),
+                    filterable=False,
+                )  # fmt: skip
                 self._slot("method")
                 self._parameters(first)
                 with gr.Row():
@@ -101,6 +102,9 @@ class Merge:
         names = [task["name"] for task in self.catalogue["tasks"]]
         return "tool" if "tool" in names else (names[0] if names else None)
 
+    def _summary(self, method: str) -> str | None:
+        return next((m.get("summary") for m in self.methods if m["name"] == method), None)
+
     def _parameters(self, first: str) -> None:
         """One group of components a method; only the chosen method's is seen."""
         self.groups: dict[str, gr.Group] = {}
@@ -141,6 +145,7 @@ class Merge:
             field.submit(self.check, self.form, checked, **last)
         for value in self.values:
             value.change(self.check, self.form, checked, **last)
+        self.method.change(lambda method: gr.update(info=self._summary(method)), self.method, self.method, **HIDDEN)
         if self.groups:
             self.method.change(self.show_parameters, self.method, list(self.groups.values()), **HIDDEN)
         self.start.click(self.start_sweep, [shell.watching, *self.form], shown, **HIDDEN)
@@ -244,10 +249,6 @@ def _field(name: str) -> str:
     known = {"lambda": "lam", "fine_tuned": "tuned", "checkpoint": "tuned", "folder": "out"}
     name = known.get(name, name)
     return name if name in FIELDS else ("method" if name.startswith("parameter") else "general")
-
-
-def _titled(method: dict[str, Any]) -> str:
-    return f"{method['name']}: {method['summary']}" if method.get("summary") else method["name"]
 
 
 def _preset(preset: dict[str, Any]) -> str:
