@@ -1,9 +1,11 @@
-"""Greedy answers for a batch of prompts, re-using answers of a neighbouring model as drafts.
+"""Greedy answers for a batch of prompts, most of their tokens guessed first and only checked by the model.
 
 Along a merge path most answers repeat. So each prompt's answer at the last finished λ is a *draft*: one forward pass
 over prompt + draft says how far the model would have written the same, and which token it would have written next.
-Only the rest is generated, token by token. In fp32 the result is token for token what plain greedy decoding gives; a
-draft never changes an answer, only how long it takes. With no draft the same pass is an ordinary prefill.
+From there on the next few tokens are guessed from what was written before, the row's own draft first and then all
+answers so far, and every pass checks a handful of guesses at once. A token counts only when it is the model's own
+arg-max, so in fp32 the result is token for token what plain greedy decoding gives: guesses never change an answer, only
+how long it takes. (In half precision a near-tie may fall differently with another batch shape, here as anywhere.)
 
 Rows are padded on the left, so that all end in the same column and a row can be dropped, or join another batch, by
 moving its keys and values sideways. It does not know about chat templates, suites or λ.
@@ -18,6 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+
+GUESSED_AHEAD = 8
+LONGEST_RUN = 3
 
 
 class Decoding(NamedTuple):
@@ -38,7 +43,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Statistics:
-    """What the drafts saved: tokens taken over from drafts and tokens generated one by one."""
+    """What the guesses saved: tokens that were guessed right, tokens that were not, and forward passes."""
 
     reused: int = 0
     generated: int = 0
@@ -51,12 +56,47 @@ class _Rows:
 
     ids: list[int]
     written: list[list[int]]
+    drafts: list[Sequence[int]]
     lengths: Tensor
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @property
     def width(self) -> int:
         return int(self.layers[0][0].shape[2])
+
+
+class Guesser:
+    """Guesses how an answer goes on, from the tokens that followed the same ones before.
+
+    >>> guesser = Guesser()
+    >>> guesser.learn([5, 6, 7, 8, 9])
+    >>> guesser.guess([1, 6, 7], [], 3), guesser.guess([6], [3, 6, 4], 2)
+    ([8, 9, 9], [4, 4])
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[tuple[int, ...], int] = {}
+
+    def learn(self, tokens: Sequence[int]) -> None:
+        """Remember what followed each run of one to three tokens; the newest wins."""
+        _remember(tokens, self._next)
+
+    def guess(self, written: Sequence[int], draft: Sequence[int], count: int) -> list[int]:
+        """The next `count` tokens, the row's own draft asked first; where nothing is known the last token repeats."""
+        own: dict[tuple[int, ...], int] = {}
+        _remember(draft, own)
+        tail = list(written[-LONGEST_RUN:])
+        for _ in range(count):
+            runs = [tuple(tail[-length:]) for length in range(min(LONGEST_RUN, len(tail)), 0, -1)]
+            known = next((table[run] for table in (own, self._next) for run in runs if run in table), tail[-1])
+            tail.append(known)
+        return tail[-count:] if count else []
+
+
+def _remember(tokens: Sequence[int], table: dict[tuple[int, ...], int]) -> None:
+    for place in range(1, len(tokens)):
+        for length in range(1, min(LONGEST_RUN, place) + 1):
+            table[tuple(tokens[place - length : place])] = tokens[place]
 
 
 @torch.inference_mode()
@@ -81,6 +121,9 @@ def greedy(
     """
     stats = statistics if statistics is not None else Statistics()
     guesses = [_cut(draft, decoding) for draft in drafts] if drafts else [[] for _ in prompts]
+    guesser = Guesser()
+    for guess in guesses:
+        guesser.learn(guess)
     answers: dict[int, Answer] = {}
     waiting: list[_Rows] = []
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(guesses[i]))
@@ -91,8 +134,11 @@ def greedy(
             waiting.append(rows)
         last = start + decoding.batch >= len(by_length)
         if waiting and (last or sum(len(rows.ids) for rows in waiting) >= decoding.batch):
-            _write(model, _join(waiting), decoding, answers, stats, check)
+            left = _join(waiting)
             waiting = []
+            while left.ids:
+                left = _round(model, left, decoding, guesser, answers, stats)
+                check(len(answers))
         check(len(answers))
     return [answers[i] for i in range(len(prompts))]
 
@@ -105,7 +151,7 @@ def stream(model: Any, prompt: Sequence[int], decoding: Decoding) -> Iterator[li
     rows = _verify(model, [0], [prompt], [[]], decoding, answers, stats)
     while rows.ids:
         yield list(rows.written[0])
-        rows = _step(model, rows, decoding, answers, stats)
+        rows = _round(model, rows, decoding, None, answers, stats)
     yield [token for token in answers[0].tokens if token not in decoding.end]
 
 
@@ -143,7 +189,7 @@ def _verify(
             written.append(tokens_now)
             kept.append(row)
             ends.append(width - len(draft) + same)
-    rows = _Rows(unfinished, written, lengths[kept])
+    rows = _Rows(unfinished, written, [guesses[i] for i in unfinished], lengths[kept])
     if kept:
         real = [len(prompts[i]) + len(tokens) - 1 for i, tokens in zip(unfinished, written, strict=True)]
         rows.lengths = torch.tensor(real, device=device)
@@ -185,52 +231,52 @@ def _join(groups: list[_Rows]) -> _Rows:
     return _Rows(
         [i for group in groups for i in group.ids],
         [tokens for group in groups for tokens in group.written],
+        [draft for group in groups for draft in group.drafts],
         torch.cat([group.lengths for group in groups]),
         layers,
     )
 
 
-def _write(
+def _round(
     model: Any,
     rows: _Rows,
     decoding: Decoding,
+    guesser: Guesser | None,
     answers: dict[int, Answer],
     stats: Statistics,
-    check: Callable[[int], None],
-) -> None:
-    while rows.ids:
-        rows = _step(model, rows, decoding, answers, stats)
-        check(len(answers))
-
-
-def _step(model: Any, rows: _Rows, decoding: Decoding, answers: dict[int, Answer], stats: Statistics) -> _Rows:
-    """Write one token in every row; rows that end leave the batch."""
+) -> _Rows:
+    """Check the next guesses of every row in one pass and keep what is right; rows that end leave the batch."""
     device = rows.lengths.device
+    ahead = GUESSED_AHEAD if guesser else 0
+    guesses = [guesser.guess(*row, ahead) if guesser else [] for row in zip(rows.written, rows.drafts, strict=True)]
+    tokens = torch.tensor([[row[-1], *guess] for row, guess in zip(rows.written, guesses, strict=True)], device=device)
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(rows.layers):
         cache.update(keys, values, layer)
-    last = torch.tensor([[tokens[-1]] for tokens in rows.written], device=device)
-    lengths = rows.lengths + 1
-    predicted = _forward(model, last, lengths, rows.width + 1, cache, keep=1, stats=stats).flatten().tolist()
-    stats.generated += len(predicted)
-    going = []
-    for row, token in enumerate(predicted):
-        rows.written[row].append(token)
+    width, block = rows.width, 1 + ahead
+    predicted = _forward(model, tokens, rows.lengths + block, width + block, cache, keep=block, stats=stats).tolist()
+    going, ends = [], []
+    for row, (guess, says) in enumerate(zip(guesses, predicted, strict=True)):
+        same = next((k for k, token in enumerate(guess) if says[k] != token), len(guess))
+        new = _cut([*guess[:same], says[same]], decoding, already=len(rows.written[row]))
+        stats.reused += min(same, len(new))
+        stats.generated += len(new) - min(same, len(new))
+        rows.written[row] += new
         answer = _finished(rows.written[row], decoding)
         if answer:
             answers[rows.ids[row]] = answer
+            if guesser:
+                guesser.learn(answer.tokens)
         else:
             going.append(row)
-    layers = [(layer.keys, layer.values) for layer in cache.layers]
-    if len(going) == len(predicted):
-        return _Rows(rows.ids, rows.written, lengths, layers)
-    chosen = torch.tensor(going, device=device, dtype=torch.long)
-    return _Rows(
-        [rows.ids[row] for row in going],
-        [rows.written[row] for row in going],
-        lengths[chosen],
-        [(keys[chosen], values[chosen]) for keys, values in layers] if going else [],
-    )
+            ends.append(width + 1 + same)
+    kept = _Rows([rows.ids[row] for row in going], [rows.written[row] for row in going],
+                 [rows.drafts[row] for row in going], rows.lengths[:0])  # fmt: skip
+    if going:
+        shifts = torch.tensor([ends[k] - width for k in range(len(going))], device=device)
+        kept.lengths = rows.lengths[torch.tensor(going, device=device)] + shifts
+        kept.layers = _align_right(cache, going, ends, int(kept.lengths.max()), device)
+    return kept
 
 
 def _forward(
@@ -253,10 +299,10 @@ def _forward(
     return best
 
 
-def _cut(draft: Sequence[int], decoding: Decoding) -> list[int]:
-    """The draft up to its first end token and the length cap."""
-    end = next((k + 1 for k, token in enumerate(draft) if token in decoding.end), len(draft))
-    return list(draft[: min(end, decoding.new_tokens)])
+def _cut(tokens: Sequence[int], decoding: Decoding, already: int = 0) -> list[int]:
+    """`tokens` up to their first end token, and up to the length cap when `already` were written before them."""
+    end = next((k + 1 for k, token in enumerate(tokens) if token in decoding.end), len(tokens))
+    return list(tokens[: min(end, decoding.new_tokens - already)])
 
 
 def _finished(tokens: Sequence[int], decoding: Decoding) -> Answer | None:
