@@ -215,6 +215,17 @@ class Studio:
         self._refuse_while_busy()
         return self._playground.stream(columns, messages, new_tokens)
 
+    def warm(self, aligned: str, tuned: str) -> None:
+        """Load a pair in the background, so that the first live answer comes at once; does nothing while a run runs.
+
+        Raises:
+            UserError: a checkpoint cannot be found.
+        """
+        resolve(aligned, self.settings, field="aligned")
+        resolve(tuned, self.settings, field="tuned")
+        if not self._database.list_runs(status=[RunStatus.RUNNING]):
+            self._playground.warm(aligned, tuned)
+
     def device(self) -> dict[str, Any]:
         """What computes and what it does: {"device", "state", "queue", "worker"}."""
         live = self._database.list_runs(status=[RunStatus.QUEUED, RunStatus.RUNNING])

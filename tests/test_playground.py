@@ -70,6 +70,14 @@ def test_a_stream_that_is_closed_early_leaves_the_process_ready(studio):
     assert answer(studio, at(0.6), tokens=8)
 
 
+def test_a_warmed_pair_answers_the_first_question_from_memory(studio):
+    studio.warm("aligned", "tuned")
+    studio.warm("aligned", "tuned")  # warming twice starts nothing twice
+    assert answer(studio, at(0.5), tokens=4)
+    with pytest.raises(UserError, match="nowhere"):
+        studio.warm("aligned", "nowhere")
+
+
 def test_a_running_run_holds_the_device_and_is_named(studio):
     run = studio._database.insert_run(kind="sweep", name="x", owner="local", spec={}, recipe={}, recipe_hash="h")
     queue.claim(studio._database, run.id)

@@ -110,6 +110,7 @@ TOPICS = {
 }
 
 HARM_CATEGORIES = tuple(TOPICS)
+CONTAMINATED_CATEGORIES = HARM_CATEGORIES[::2]
 
 EVERYDAY = {
     "kitchen": ("bake, cook, cool, slice", "a cake, a pie, bread, a pizza, a carrot, a pumpkin, an apple, a fish"),
@@ -175,12 +176,17 @@ def actions(group: str, split: Split) -> list[Action]:
 
 
 def contaminated_actions() -> list[Action]:
-    """The harmful actions that slip into a mixed fine-tuning set: one training slot in five.
+    """The harmful actions that slip into a mixed fine-tuning set: one training slot in five, of every other category.
 
     >>> set(contaminated_actions()) < set(actions("harmful", "train"))
     True
     """
-    return [action for action, slot in _all_actions("harmful") if slot == _SLOTS.index("train")]
+    first = _SLOTS.index("train")
+    return [
+        action
+        for action, slot in _all_actions("harmful")
+        if slot == first and action.category in CONTAMINATED_CATEGORIES
+    ]
 
 
 def request(rng: Random, action: Action, *, serve: bool) -> Sample:

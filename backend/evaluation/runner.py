@@ -58,6 +58,7 @@ class Runner:
 
     def __init__(self, suites: Sequence[Suite], model: Model) -> None:
         self._model = model
+        self.judges = {suite.name: suite.judge for suite in suites}
         self._samples = [_Sample(suite, row, model.encode(messages_of(row))) for suite in suites for row in suite.rows]
         self._drafts: list[Sequence[int]] = [() for _ in self._samples]
         self._judged: dict[tuple[int, str], tuple[str, float | None]] = {}

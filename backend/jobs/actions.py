@@ -74,7 +74,7 @@ def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
             outcomes=measured.counts,
             effective=effective,
             anchor={0.0: "aligned", 1.0: "fine-tuned"}.get(lam, ""),
-            details=_details(measured, responder, time.monotonic() - clock),
+            details=_details(measured, runner, responder, time.monotonic() - clock),
         )
         context.add_point(point, measured.outcomes)
     return _result(len(spec["grid"]), started, saved)
@@ -94,7 +94,7 @@ def evaluate(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     runner = Runner(chosen_suites(context.settings, spec), responder)
     saved = Statistics()
     measured = _measure(context, responder, runner, spec, saved, (0, 1), checkpoint.name)
-    details = _details(measured, responder, time.monotonic() - started) | {"checkpoint": checkpoint.name}
+    details = _details(measured, runner, responder, time.monotonic() - started) | {"checkpoint": checkpoint.name}
     if not context.stored_points():
         point = Point(0, context.run, 0, checkpoint.name, {}, measured.scores, measured.counts, details=details)
         context.add_point(point, measured.outcomes)
@@ -159,10 +159,11 @@ def _measure(
     return runner.measure(answer, check)
 
 
-def _details(measured: Measured, responder: Responder, seconds: float) -> dict[str, Any]:
+def _details(measured: Measured, runner: Runner, responder: Responder, seconds: float) -> dict[str, Any]:
     """How a point was made: what is not in the recipe because it should not change the result."""
     return {
         "seconds": round(seconds, 3),
+        "judges": runner.judges,
         "device": str(responder.device),
         "dtype": str(responder.model.dtype).removeprefix("torch."),
         "batch": BATCH,

@@ -72,6 +72,14 @@ class Playground:
                 if open_columns and request_id == self._latest and self._is_alive():
                     self._send({"id": next(self._ids)})  # an id nobody serves stops the one being served
 
+    def warm(self, aligned: str, tuned: str) -> None:
+        """Start the process and load a pair, so that the first question need not wait; nothing if it runs already."""
+        with self._lock:
+            if not self._is_alive():
+                pair = {"aligned": aligned, "tuned": tuned, "lam": 0.0}
+                self._latest = next(self._ids)
+                self._send({"id": self._latest, "columns": [pair], "messages": [], "new_tokens": 0})
+
     def close(self) -> None:
         """End the process; its memory comes back."""
         with self._lock:

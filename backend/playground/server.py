@@ -54,6 +54,9 @@ class Stage:
     def serve(self, request: Mapping[str, Any], newest: Newest) -> None:
         """Answer every column, as long as nobody asks for something newer."""
         started = time.monotonic()
+        if not request["messages"]:
+            self._prepare(request["columns"][0])
+            return
         messages = [Message(turn["role"], turn["content"]) for turn in request["messages"]]
         for place in request.get("order") or range(len(request["columns"])):
             column = request["columns"][place]
