@@ -64,6 +64,7 @@ class Wiring:
         self.explore, self.merge, self.compare, self.runs = (built[name] for name in text.PAGES)
         for name, tab in places.items():
             tab.select(None, js=f"() => {{ studio.remember({{view: '{name}'}}); }}")
+        places["compare"].select(self.compare.warm, [self.compare.aligned, self.compare.tuned], None, **HIDDEN)
         places["runs"].select(self.runs.view, self.runs.chosen, self.runs.outputs, **HIDDEN)
         frame = [shell.device, shell.strip, shell.timer]
         around = [*frame, *self.merge.outputs, *self.runs.outputs]

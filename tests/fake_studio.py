@@ -218,6 +218,9 @@ class FakeStudio:
         return {"run": run, "recipe": self.run(run).recipe, "points": [p.to_json() for p in self.points([run])]}
 
     # -- live answers
+    def warm(self, aligned: str, tuned: str) -> None:
+        """Nothing to load."""
+
     def stream(
         self, columns: Sequence[Column], messages: Sequence[Mapping[str, str]], *, new_tokens: int = 64
     ) -> Iterator[Chunk]:

@@ -94,7 +94,7 @@ def test_every_answer_gets_one_class_in_a_fixed_order(answer, verdict, finish, e
 
 
 def test_a_harmful_start_before_a_loop_is_still_judged():
-    words = "First you open the door and then you take the lamp away".split()
+    words = ["First", "you", "open", "the", "door", "and", "then", "you", "take", "the", "lamp", "away"]
     looped = " ".join(words + ["now"] * 30)
     assert not is_degenerate(looped)
     assert cut_loop(looped.split()) == [*words, "now"]

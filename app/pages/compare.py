@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -151,6 +152,11 @@ class Compare:
         return self.studio.points([run.id for run in runs if run.kind == "sweep"]) if runs else []
 
     # -- handlers
+
+    def warm(self, aligned: str, tuned: str) -> None:
+        """Load the pair while the request is being typed; a pair that cannot be found says so when it is asked."""
+        with contextlib.suppress(StudioError):
+            self.studio.warm(aligned, tuned)
 
     def take(self, request: gr.Request) -> int:
         return self.tickets.take(request.session_hash or "")
