@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-GUESSED_AHEAD = 8
+MOST_AHEAD = 12
 LONGEST_RUN = 3
+BATCHES_WAITING = 4  # rows with a few tokens left to write are cheap: they wait for others and go on together
 
 
 class Decoding(NamedTuple):
@@ -76,6 +77,11 @@ class Guesser:
 
     def __init__(self) -> None:
         self._next: dict[tuple[int, ...], int] = {}
+        self.ahead = 4
+
+    def look(self, right: float) -> None:
+        """Guess as far ahead as pays: a little further than the `right` guesses per row of the last pass."""
+        self.ahead = max(1, min(MOST_AHEAD, round(1.5 * right) + 1))
 
     def learn(self, tokens: Sequence[int]) -> None:
         """Remember what followed each run of one to three tokens; the newest wins."""
@@ -133,7 +139,7 @@ def greedy(
         if rows.ids:
             waiting.append(rows)
         last = start + decoding.batch >= len(by_length)
-        if waiting and (last or sum(len(rows.ids) for rows in waiting) >= decoding.batch):
+        if waiting and (last or sum(len(rows.ids) for rows in waiting) >= BATCHES_WAITING * decoding.batch):
             left = _join(waiting)
             waiting = []
             while left.ids:
@@ -247,7 +253,7 @@ def _round(
 ) -> _Rows:
     """Check the next guesses of every row in one pass and keep what is right; rows that end leave the batch."""
     device = rows.lengths.device
-    ahead = GUESSED_AHEAD if guesser else 0
+    ahead = guesser.ahead if guesser else 0
     guesses = [guesser.guess(*row, ahead) if guesser else [] for row in zip(rows.written, rows.drafts, strict=True)]
     tokens = torch.tensor([[row[-1], *guess] for row, guess in zip(rows.written, guesses, strict=True)], device=device)
     cache = DynamicCache()
@@ -255,9 +261,10 @@ def _round(
         cache.update(keys, values, layer)
     width, block = rows.width, 1 + ahead
     predicted = _forward(model, tokens, rows.lengths + block, width + block, cache, keep=block, stats=stats).tolist()
-    going, ends = [], []
+    going, ends, right = [], [], 0
     for row, (guess, says) in enumerate(zip(guesses, predicted, strict=True)):
         same = next((k for k, token in enumerate(guess) if says[k] != token), len(guess))
+        right += same
         new = _cut([*guess[:same], says[same]], decoding, already=len(rows.written[row]))
         stats.reused += min(same, len(new))
         stats.generated += len(new) - min(same, len(new))
@@ -270,6 +277,8 @@ def _round(
         else:
             going.append(row)
             ends.append(width + 1 + same)
+    if guesser:
+        guesser.look(right / len(guesses))
     kept = _Rows([rows.ids[row] for row in going], [rows.written[row] for row in going],
                  [rows.drafts[row] for row in going], rows.lengths[:0])  # fmt: skip
     if going:
