@@ -20,6 +20,8 @@ def component(parameter: Mapping[str, Any], **options: Any) -> gr.components.Com
         **options,
     }
     low, high = parameter.get("low"), parameter.get("high")
+    if kind == "list":
+        return gr.Textbox(**{**common, "value": ", ".join(map(str, parameter.get("default") or ()))})
     if kind in ("float", "int") and low is not None and high is not None:
         return gr.Slider(low, high, step=step(parameter), **common)
     if kind in ("float", "int"):
@@ -54,5 +56,26 @@ def chosen(
 
 
 def all_parameters(methods: Sequence[Mapping[str, Any]], *, skip: str = "") -> list[tuple[str, Mapping[str, Any]]]:
-    """(method, parameter) for every parameter but the one called `skip`, which a sweep turns itself."""
-    return [(m["name"], p) for m in methods for p in m.get("parameters", ()) if p["name"] != skip]
+    """(method, parameter) for every parameter but the one called `skip`, which a sweep turns itself.
+
+    Those that say something only from two fine-tuned models on are left out: the form takes one.
+    """
+    return [
+        (m["name"], p)
+        for m in methods
+        for p in m.get("parameters", ())
+        if p["name"] != skip and not p.get("several")
+    ]
+
+
+def pair_methods(methods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The methods that one aligned and one fine-tuned model are enough for, with λ to turn; linear first.
+
+    The others need checkpoints that the form does not ask for; the command line takes them.
+    """
+    usable = [
+        m
+        for m in methods
+        if m.get("knob", "lam") == "lam" and not m.get("extras") and m.get("fine_tunes", [1, 1])[0] == 1
+    ]
+    return sorted(usable, key=lambda m: m["name"] != "linear")

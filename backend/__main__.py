@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from backend.api import Studio
 from backend.errors import StudioError, UserError
+from backend.registry import EXTRA_INPUTS
 from backend.settings import Settings, calm_threads, from_environment
 from backend.types import Column, Run, RunStatus, Score
 
@@ -98,7 +99,7 @@ def _inspect(settings: Settings, options: argparse.Namespace) -> int:
 def _sweep(settings: Settings, options: argparse.Namespace) -> int:
     request = _measuring(options) | {
         "aligned": options.aligned,
-        "tuned": options.tuned,
+        **_checkpoints(options),
         "method": options.method,
         "parameters": _settings_of(options.set),
         "grid": options.grid,
@@ -125,7 +126,7 @@ def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
 def _merge(settings: Settings, options: argparse.Namespace) -> int:
     request = {
         "aligned": options.aligned,
-        "tuned": options.tuned,
+        **_checkpoints(options),
         "method": options.method,
         "parameters": _settings_of(options.set) | ({} if options.lam is None else {"lam": options.lam}),
         "out": options.out,
@@ -285,6 +286,13 @@ def _say(fraction: float, phrase: str) -> None:
     print(f"{100 * fraction:5.1f} %  {phrase}", file=sys.stderr, flush=True)
 
 
+def _checkpoints(options: argparse.Namespace) -> dict[str, Any]:
+    """What stands beside the aligned model."""
+    tuned = options.tuned or []
+    named = {role: getattr(options, role) for role in EXTRA_INPUTS}
+    return {"tuned": tuned[0] if len(tuned) == 1 else tuned} | {role: name for role, name in named.items() if name}
+
+
 def _settings_of(pairs: Sequence[str]) -> dict[str, str]:
     found = {}
     for pair in pairs:
@@ -314,7 +322,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def pair(one: argparse.ArgumentParser) -> None:
         one.add_argument("--aligned", required=True, help="a demo name, a folder or a Hub id with optional @revision")
-        one.add_argument("--tuned", required=True, help="the fine-tuned checkpoint or LoRA adapter")
+        one.add_argument("--tuned", action="append", help="the fine-tuned checkpoint or adapter; may be repeated")
+        for role, text in EXTRA_INPUTS.items():
+            one.add_argument(f"--{role}", help=f"{text}, where the method needs one")
         one.add_argument("--method", default="linear", help="a merge method of the catalogue")
         one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the method")
 

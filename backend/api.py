@@ -37,7 +37,9 @@ class Studio:
     >>> studio = Studio(from_environment({"STUDIO_HOME": tempfile.mkdtemp()}))
     >>> studio.submit("sweep", {"aligned": "demo/aligned", "tuned": "demo/tool-mixed-sft", "method": "linaer"})
     Traceback (most recent call last):
-    backend.errors.UserError: method: no "linaer". Did you mean "linear"? Available: linear.
+    backend.errors.UserError: method: no "linaer". Did you mean "linear"? Available: arcee_fusion, \
+breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, karcher, layerwise, linear, lox, \
+model_stock, multislerp, nearswap, nuslerp, passthrough, resta, safe_lora, safemerge, sce, slerp, task_arithmetic, ties.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -85,6 +87,7 @@ class Studio:
             kind: "sweep", "merge" or "evaluate".
             spec: sweep: aligned, tuned, method, parameters, grid, task, preset, seed, suites;
                 merge: aligned, tuned, method, parameters, out, seed;
+                both also: unaligned, raw, safe where the method needs them; tuned may be a list;
                 evaluate: checkpoint, aligned (under an adapter), task, preset, seed, suites.
         """
         plan = planning.make_plan(self.settings, kind, spec)
@@ -283,10 +286,11 @@ def _make_home(home: Path) -> None:
 
 
 def _name(kind: str, spec: Mapping[str, Any]) -> str:
-    short = {key: str(value).split("/")[-1] for key, value in spec.items() if isinstance(value, str)}
     if kind == "evaluate":
-        return short["checkpoint"]
-    return f"{short['tuned']} · {short['method']}"
+        return str(spec["checkpoint"]).split("/")[-1]
+    names = spec["tuned"] if isinstance(spec["tuned"], list) else [spec["tuned"]]
+    tuned = " + ".join(name.split("/")[-1] for name in names) or str(spec["aligned"]).split("/")[-1]
+    return f"{tuned} · {spec['method']}"
 
 
 def _has_gpu() -> bool:

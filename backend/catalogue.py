@@ -15,14 +15,16 @@ from backend.settings import Settings
 def catalogue(settings: Settings) -> dict[str, Any]:
     """Methods, tasks, judges, presets, suites, checkpoints.
 
-    A method has name, summary, paper, needs, parameters; a task name, summary, suite, metric; a checkpoint name, role
-    (unaligned, aligned, fine-tuned, merged), task and kind.
+    A method has name, summary, paper, needs, parameters, the knob a sweep turns, how many fine-tuned models it takes
+    ([least, most], most null for any number) with the reason where one is too few, and the checkpoints it needs beside
+    the pair; a task name, summary, suite, metric; a checkpoint name, role (unaligned, aligned, fine-tuned, merged),
+    task and kind.
     """
     hidden = ("examples", "cases")
     suites = [load_suite(settings.demo / "suites" / f"{name}.jsonl") for name in suite_names(settings)]
     on_axis = {suite.name for suite in suites if suite.axis == "task"}
     return {
-        "methods": [plugin.to_json() for plugin in methods],
+        "methods": [{key: value for key, value in plugin.to_json().items() if key != "check"} for plugin in methods],
         "tasks": [
             {key: value for key, value in plugin.to_json().items() if key not in hidden}
             for plugin in tasks

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -28,8 +28,13 @@ class Between:
 
 
 @dataclass(frozen=True)
+class Several:
+    """Marks a knob that says something only from two fine-tuned models on; with one it is hidden and refused."""
+
+
+@dataclass(frozen=True)
 class Parameter:
-    """One knob of a plug-in: `kind` is float, int, bool, choice or text."""
+    """One knob of a plug-in: `kind` is float, int, bool, choice, text or list (of numbers)."""
 
     name: str
     kind: str
@@ -40,12 +45,13 @@ class Parameter:
     step: float | None = None
     unit: str = ""
     choices: tuple[str, ...] = ()
+    several: bool = False
     help: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value not in (None, "", ())} | {
-            "default": self.default
-        }
+        given = {key: value for key, value in asdict(self).items() if value not in (None, "", ())}
+        default = list(self.default) if isinstance(self.default, tuple) else self.default
+        return given | {"default": default}
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
@@ -92,7 +98,8 @@ def check_parameters(owner: str, declared: tuple[Parameter, ...], given: Mapping
         elif parameter.required:
             raise UserError(parameter.name, problem=f"{owner} needs it and it has no default", remedy="Give a value.")
         else:
-            checked[parameter.name] = parameter.default
+            default = parameter.default
+            checked[parameter.name] = list(default) if isinstance(default, tuple) else default
     return checked
 
 
@@ -111,7 +118,27 @@ def check_value(parameter: Parameter, value: Any) -> Any:
         raise unknown_name(parameter.name, str(value), parameter.choices)
     if kind == "text":
         return str(value)
+    if kind == "list":
+        return _numbers(parameter, value)
     return _number(parameter, value)
+
+
+def _numbers(parameter: Parameter, value: Any) -> list[float]:
+    """A list of numbers, given as one or as text with commas.
+
+    >>> check_value(Parameter("curve", "list", (), required=False, low=0, high=1), "0.2, 1")
+    [0.2, 1.0]
+    """
+    allowed = "numbers with commas" + _range_words(parameter)
+    parts = value.split(",") if isinstance(value, str) else value
+    if isinstance(parts, str | bytes) or not isinstance(parts, Sequence):
+        raise _refusal(parameter, value, allowed)
+    if parts and isinstance(value, str) and not value.strip():
+        return []
+    try:
+        return [float(_number(parameter, part)) for part in parts]
+    except UserError:
+        raise _refusal(parameter, value, allowed) from None
 
 
 def _number(parameter: Parameter, value: Any) -> float | int:
@@ -131,7 +158,8 @@ def _number(parameter: Parameter, value: Any) -> float | int:
 
 
 def _refusal(parameter: Parameter, value: Any, allowed: str) -> UserError:
-    remedy = "" if parameter.required else f"The default is {parameter.default}."
+    default = ", ".join(map(str, parameter.default)) if parameter.kind == "list" else parameter.default
+    remedy = "" if parameter.required or default == "" else f"The default is {default}."
     return UserError(parameter.name, got=value, allowed=allowed, remedy=remedy)
 
 
@@ -148,13 +176,16 @@ def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Param
         annotation, *rest = get_args(annotation)
         extras = tuple(rest)
     required = default is inspect.Parameter.empty
-    common: dict[str, Any] = {"name": name, "required": required, "help": sentence}
+    several = any(isinstance(extra, Several) for extra in extras)
+    common: dict[str, Any] = {"name": name, "required": required, "help": sentence, "several": several}
     common["default"] = None if required else default
     if get_origin(annotation) is Literal:
         return Parameter(kind="choice", choices=tuple(get_args(annotation)), **common)
-    kinds = {float: "float", int: "int", bool: "bool", str: "text"}
+    kinds: dict[Any, str] = {float: "float", int: "int", bool: "bool", str: "text", tuple[float, ...]: "list"}
     if annotation not in kinds:
-        raise TypeError(f"{name}: {annotation!r} is no parameter type; use float, int, bool, str or Literal")
+        raise TypeError(
+            f"{name}: {annotation!r} is no parameter; use float, int, bool, str, tuple[float, ...], Literal"
+        )
     between = next((extra for extra in extras if isinstance(extra, Between)), None)
     if between is None:
         return Parameter(kind=kinds[annotation], **common)

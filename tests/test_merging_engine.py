@@ -24,6 +24,7 @@ from backend.checkpoints.resolve import resolve
 from backend.checkpoints.writer import FolderWriter, Slot
 from backend.errors import Cancelled, RunFailed, UserError
 from backend.merging.engine import merge_to_folder, merged_tensors
+from backend.merging.inputs import Models
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from backend.types import Checkpoint
@@ -238,7 +239,7 @@ def test_integers_that_differ_are_refused_by_name(make) -> None:
         save_file({**load_file(path), "steps": torch.tensor([number])}, path)
         sources.append(Reader(resolve_again(checkpoint)))
     with pytest.raises(UserError, match=r"`steps` holds integers \(torch.int64\) that differ"):
-        list(merged_tensors(*sources, LINEAR, {"lam": 0.5}))
+        list(merged_tensors(Models(sources[0], sources[1:]), LINEAR, {"lam": 0.5}))
     with pytest.raises(UserError, match="`steps` holds integers"):
         ResidentPair(*sources)
 
@@ -253,8 +254,8 @@ def test_the_folder_says_where_it_comes_from(make, tmp_path: Path) -> None:
     assert recipe == json.loads((out / "recipe.json").read_text())
     assert (recipe["method"], recipe["parameters"], recipe["seed"]) == ("linear", {"lam": 0.25}, 3)
     assert recipe["effective"]["projection"] == pytest.approx(0.25, abs=1e-3)
-    for checkpoint, role in ((pair.aligned, "aligned"), (pair.tuned, "fine_tuned")):
-        for name, digest in recipe[role]["files"].items():
+    for checkpoint, given in ((pair.aligned, recipe["aligned"]), (pair.tuned, recipe["fine_tuned"][0])):
+        for name, digest in given["files"].items():
             assert digest == file_hash(checkpoint.folder / name)
     assert {name: file_hash(out / name) for name in recipe["files"]} == recipe["files"]
     assert len(recipe["files"]) == len({info.file for info in pair.aligned.tensors.values()}) > 1
@@ -274,7 +275,7 @@ def test_a_card_cannot_be_broken_by_a_name_and_shows_scores(make, tmp_path: Path
     pair = make()
     recipe = pair.into(tmp_path / "a: b\n---", 0.5)
     scores = {"safety": {"value": 91.0, "low": 80.0, "high": 96.0, "n": 40}}
-    card = model_card("a | <script>", recipe, (pair.aligned, pair.tuned), scores=scores)
+    card = model_card("a | <script>", recipe, [("aligned", pair.aligned), ("fine-tuned", pair.tuned)], scores=scores)
     assert "| safety | 91.0 | 80.0 – 96.0 | 40 |" in card
     assert "<script>" not in card
 

@@ -27,7 +27,7 @@ class Merge:
     def __init__(self, studio: Any, shell: Any) -> None:
         self.studio = studio
         self.catalogue = studio.catalogue()
-        self.methods = self.catalogue["methods"]
+        self.methods = forms.pair_methods(self.catalogue["methods"])
         self.errors: dict[str, gr.HTML] = {}
         first = self.methods[0]["name"] if self.methods else ""
         with gr.Row(elem_classes="studio-row"):

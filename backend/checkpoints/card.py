@@ -25,7 +25,9 @@ def public_name(checkpoint: Checkpoint) -> str:
     return checkpoint.name if re.fullmatch(r"demo/[\w.-]+", checkpoint.name) else checkpoint.folder.name
 
 
-def merged_config(aligned: Checkpoint, tuned: Checkpoint, donor: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
+def merged_config(
+    aligned: Checkpoint, tuned: Sequence[Checkpoint], donor: Checkpoint, names: Sequence[str]
+) -> dict[str, Any]:
     """The donor's config with dtype and tie flag as they are in the merged files."""
     config = json.loads(json.dumps(donor.config or aligned.config))
     dtype = DTYPE_NAMES.get(main_dtype(aligned), "float32")
@@ -36,7 +38,7 @@ def merged_config(aligned: Checkpoint, tuned: Checkpoint, donor: Checkpoint, nam
     ends = find_ends(names)
     if ends and ends.head not in names:
         config["tie_word_embeddings"] = True
-    elif ends and not (is_tied(aligned) and _leaves_tied(tuned)):
+    elif ends and not (is_tied(aligned) and all(_leaves_tied(one) for one in tuned)):
         for table in tables:
             table["tie_word_embeddings"] = False
     return dict(config)
@@ -74,7 +76,7 @@ def _safe_json(path: Path) -> dict[str, Any]:
 def model_card(
     title: str,
     recipe: Mapping[str, Any],
-    parents: Sequence[Checkpoint],
+    parents: Sequence[tuple[str, Checkpoint]],
     *,
     scores: Mapping[str, Any] | None = None,
 ) -> str:
@@ -82,12 +84,12 @@ def model_card(
 
     Args:
         recipe: as written to recipe.json.
-        parents: aligned and fine-tuned.
+        parents: (role, checkpoint), the aligned one first.
         scores: axis -> {"value", "low", "high", "n"} in percent, where the model was evaluated.
     """
-    licenses = [(front_matter(parent.folder).get("license") or [""])[0] for parent in parents]
+    licenses = [(front_matter(parent.folder).get("license") or [""])[0] for _, parent in parents]
     shared = licenses[0] if licenses[0] and len(set(licenses)) == 1 else "other" if any(licenses) else ""
-    front = ["---", "base_model:"] + [f"- {_yaml(public_name(parent))}" for parent in parents]
+    front = ["---", "base_model:"] + [f"- {_yaml(public_name(parent))}" for _, parent in parents]
     front += ["base_model_relation: merge"] + ([f"license: {_yaml(shared)}"] if shared else [])
     front += ["library_name: transformers", "tags:", "- merge", "---", ""]
     knobs = ", ".join(f"{'λ' if key == 'lam' else key} = {value}" for key, value in recipe["parameters"].items())
@@ -101,7 +103,7 @@ def model_card(
         "| role | model | revision | licence |",
         "|---|---|---|---|",
     ]
-    for role, parent, license_name in zip(("aligned", "fine-tuned"), parents, licenses, strict=True):
+    for (role, parent), license_name in zip(parents, licenses, strict=True):
         cells = [role, public_name(parent), parent.revision or "local", license_name or "not stated"]
         body.append("| " + " | ".join(_plain(cell) for cell in cells) + " |")
     body += [

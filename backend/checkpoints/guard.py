@@ -53,20 +53,21 @@ def raise_errors(findings: Iterable[Finding]) -> None:
             raise UserError(finding.field, problem=finding.sentence.rstrip("."))
 
 
-def estimate_merge(aligned: Checkpoint, tuned: Checkpoint) -> Estimate:
-    """Seconds, peak memory and disk of merging the pair into a folder, for a common disk and two cores."""
+def estimate_merge(aligned: Checkpoint, *others: Checkpoint) -> Estimate:
+    """Seconds, peak memory and disk of merging checkpoints into a folder, for a common disk and two cores."""
     largest = max((tensor.elements for tensor in aligned.tensors.values()), default=0)
-    moved = 2 * aligned.bytes + tuned.bytes + (aligned.bytes if tuned.kind == "adapter" else 0)
-    memory = INTERPRETER + 24 * largest  # two inputs, two in fp32, the result twice
+    moved = 2 * aligned.bytes
+    moved += sum(one.bytes + (aligned.bytes if one.kind == "adapter" else 0) for one in others)
+    memory = INTERPRETER + (12 + 12 * len(others)) * largest  # inputs, inputs in fp32 and their changes, the result
     return Estimate(SECONDS_TO_START + moved / BYTES_PER_SECOND, memory, aligned.bytes)
 
 
-def estimate_resident(aligned: Checkpoint, tuned: Checkpoint) -> int:
-    """Bytes of memory that a sweep of the pair holds: both ends and the model they are written into."""
+def estimate_resident(aligned: Checkpoint, *others: Checkpoint, steps: bool = False) -> int:
+    """Bytes of memory that a sweep holds: every model, the one they are written into, with `steps` the step too."""
     largest = max((tensor.elements for tensor in aligned.tensors.values()), default=0)
     fp32 = 4 * aligned.parameters
-    ends = aligned.bytes + (fp32 if tuned.kind == "adapter" else tuned.bytes)
-    return INTERPRETER + ends + fp32 + 16 * largest
+    ends = aligned.bytes + sum(fp32 if one.kind == "adapter" else one.bytes for one in others)
+    return INTERPRETER + ends + fp32 * (2 if steps else 1) + 16 * largest
 
 
 def _findings(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import torch
 
-from backend.checkpoints.reader import open_source
 from backend.checkpoints.resolve import resolve
 from backend.evaluation.outcomes import warnings
 from backend.evaluation.presets import preset as find_preset
@@ -23,9 +22,10 @@ from backend.evaluation.runner import Measured, Runner
 from backend.inference.decode import Answer, Statistics
 from backend.inference.model import Responder, load, pick_device
 from backend.jobs.planning import chosen_suites
-from backend.merging.engine import merge_to_folder
+from backend.jobs.sources import Sources, open_spec
+from backend.merging.engine import merge_to_folder, open_models
 from backend.merging.resident import ResidentPair
-from backend.registry import methods
+from backend.registry import Plugin, methods
 from backend.settings import Settings
 from backend.types import Checkpoint, Outcome, Point
 
@@ -51,29 +51,30 @@ def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Measure θ(λ) for every λ of the grid, the weights written in place, answers re-used as drafts."""
     started = time.monotonic()
     context.report(0.0, "loading the pair")
-    aligned = resolve(spec["aligned"], context.settings, field="aligned")
-    tuned = resolve(spec["tuned"], context.settings, field="tuned")
-    responder, pair = load_pair(aligned, tuned, context.settings)
+    given = open_spec(context.settings, spec)
+    responder, pair = load_sources(given, context.settings, seed=spec["seed"])
     method = methods.get(spec["method"])
+    knob = method.facts["knob"]
+    name, sign = ("lambda", "λ") if knob == "lam" else (knob, knob)
     runner = Runner(chosen_suites(context.settings, spec), responder)
     done = {point.index for point in context.stored_points()}
     saved = Statistics()
-    for index, lam in enumerate(spec["grid"]):
+    for index, value in enumerate(spec["grid"]):
         if index in done:
             continue
         clock = time.monotonic()
-        effective = pair.write_into(responder.parameters(), method, {**spec["parameters"], "lam": lam})
-        measured = _measure(context, responder, runner, spec, saved, (index, len(spec["grid"])), f"λ = {lam:g}")
+        effective = pair.write_into(responder.parameters(), method, {**spec["parameters"], knob: value})
+        measured = _measure(context, responder, runner, spec, saved, (index, len(spec["grid"])), f"{sign} = {value:g}")
         point = Point(
             id=0,
             run=context.run,
             index=index,
             method=method.name,
-            coefficients={"lambda": lam},
+            coefficients={name: value},
             scores=measured.scores,
             outcomes=measured.counts,
             effective=effective,
-            anchor={0.0: "aligned", 1.0: "fine-tuned"}.get(lam, ""),
+            anchor=_anchor(method, len(given.tuned), value),
             details=_details(measured, runner, responder, time.monotonic() - clock),
         )
         context.add_point(point, measured.outcomes)
@@ -104,15 +105,15 @@ def evaluate(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
 def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Write θ(λ) to a Hugging Face folder, whole or not at all."""
     started = time.monotonic()
-    aligned = resolve(spec["aligned"], context.settings, field="aligned")
-    tuned = resolve(spec["tuned"], context.settings, field="tuned")
+    given = open_spec(context.settings, spec)
     out = Path(spec["out"]) if spec["out"] else context.settings.models_root / f"merge-{context.run}"
     recipe = merge_to_folder(
-        aligned,
-        tuned,
+        given.aligned,
+        given.tuned,
         methods.get(spec["method"]),
         spec["parameters"],
         out,
+        extras=given.extras,
         seed=spec["seed"],
         report=context.report,
         should_stop=context.should_stop,
@@ -129,9 +130,22 @@ ACTIONS: dict[str, Callable[[Context, Mapping[str, Any]], dict[str, Any]]] = {
 
 def load_pair(aligned: Checkpoint, tuned: Checkpoint, settings: Settings) -> tuple[Responder, ResidentPair]:
     """The aligned model ready to answer, and both weights resident beside it."""
-    responder = load(aligned, device=pick_device(settings.device))
-    source = open_source(aligned)
-    return responder, ResidentPair(source, open_source(tuned, aligned), device=str(responder.device))
+    return load_sources(Sources(aligned, (tuned,)), settings)
+
+
+def load_sources(given: Sources, settings: Settings, *, seed: int = 0) -> tuple[Responder, ResidentPair]:
+    """The aligned model ready to answer, and the weights of every checkpoint resident beside it."""
+    responder = load(given.aligned, device=pick_device(settings.device))
+    models = open_models(given.aligned, given.tuned, given.extras)
+    pair = ResidentPair(models.aligned, models.tuned, str(responder.device), extras=models.extras, seed=seed)
+    return responder, pair
+
+
+def _anchor(method: Plugin, tuned: int, value: float) -> str:
+    """Which end of the path a value of the method's knob is, if it is one."""
+    if value == 0 and method.facts["knob"] == "lam":
+        return "aligned"
+    return "fine-tuned" if value == 1 and tuned == 1 and method.facts["reaches_tuned"] else ""
 
 
 def _measure(

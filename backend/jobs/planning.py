@@ -6,7 +6,6 @@ the same recipe hash have the same answer. What cannot change a result (threads,
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,14 +19,16 @@ from backend.errors import UserError, unknown_name
 from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import plugin_hash
 from backend.evaluation.suites import Suite, canonical, load_suite, sha256
-from backend.params import check_parameters
-from backend.registry import judges, methods, tasks
+from backend.jobs.sources import Sources, find_sources, fingerprint, pinned, text_of
+from backend.merging.inputs import check_request
+from backend.params import Parameter
+from backend.registry import EXTRA_INPUTS, Plugin, judges, methods, tasks
 from backend.settings import Settings
 from backend.types import Checkpoint, Estimate, Plan
 
+CHECKPOINTS = ("aligned", "tuned", *EXTRA_INPUTS)
 SAFETY_SUITES = ("safety", "over_refusal", "helpfulness")
 MOST_POINTS = 101
-HASHED_WHOLE = 256 * 2**20
 CPU_FLOPS_PER_THREAD = 2e10
 GPU_FLOPS = 1e14
 TOKENS_PER_PROMPT = 80
@@ -37,8 +38,11 @@ BYTES_PER_ANSWER = 500
 LIBRARIES = 250 * 2**20
 
 
-def parse_grid(grid: object) -> list[float]:
-    """The values of λ that `grid` names: "start:stop:count", "0, 0.5, 1" or a list; rising, each once.
+LAMBDA = Parameter("lam", "float", 0.5, required=False, low=0, high=1)
+
+
+def parse_grid(grid: object, knob: Parameter = LAMBDA) -> list[float]:
+    """The values of λ, or of `knob`, that `grid` names: "start:stop:count", "0, 0.5, 1" or a list; rising, each once.
 
     >>> parse_grid("0:1:5")
     [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -55,17 +59,20 @@ def parse_grid(grid: object) -> list[float]:
             steps = int(count)
             if not 2 <= steps <= MOST_POINTS:
                 raise UserError("grid", got=steps, allowed=f"2 to {MOST_POINTS} points", remedy=remedy)
-            low, high = float(start), float(stop)
-            values = [low + (high - low) * step / (steps - 1) for step in range(steps)]
+            first, last = float(start), float(stop)
+            values = [first + (last - first) * step / (steps - 1) for step in range(steps)]
         else:
             parts: Sequence[Any] = grid.split(",") if isinstance(grid, str) else list(grid)  # type: ignore[call-overload]
             values = [float(part) for part in parts]
     except (TypeError, ValueError):
-        raise UserError("grid", got=grid, allowed="numbers from 0 to 1", remedy=remedy) from None
+        raise UserError("grid", got=grid, allowed="numbers with commas, or a range", remedy=remedy) from None
+    low, high = knob.low or 0.0, 1.0 if knob.high is None else knob.high
     for value in values:
-        if not 0 <= value <= 1:
-            allowed = "numbers from 0 to 1"
-            raise UserError("grid", got=value, allowed=allowed, remedy="λ = 0 is aligned and λ = 1 fine-tuned.")
+        if not low <= value <= high:
+            ends = (
+                "λ = 0 is aligned and λ = 1 fine-tuned." if knob.name == "lam" else f"They are values of {knob.name}."
+            )
+            raise UserError("grid", got=value, allowed=f"numbers from {low:g} to {high:g}", remedy=ends)
     unique = sorted({round(value, 12) for value in values})
     if not 1 <= len(unique) <= MOST_POINTS:
         raise UserError("grid", got=len(unique), allowed=f"1 to {MOST_POINTS} points", remedy=remedy)
@@ -107,37 +114,38 @@ def _suite(settings: Settings, name: str) -> Suite:
 
 
 def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
-    aligned, tuned = _pair(settings, request)
-    method = methods.get(_text(request, "method", "linear"))
-    others = {key: value for key, value in dict(request.get("parameters") or {}).items() if key != "lam"}
-    parameters = check_parameters(method.name, method.parameters, others)
-    parameters.pop("lam", None)
+    method = methods.get(text_of(request, "method", "linear"))
+    knob = next((one for one in method.parameters if one.name == method.facts["knob"]), None)
+    if knob is None:
+        remedy = "Merge it once, or choose another method."
+        raise UserError("method", problem=f"{method.name} has no number to sweep", remedy=remedy)
+    given = find_sources(settings, request, method)
+    others = {key: value for key, value in dict(request.get("parameters") or {}).items() if key != knob.name}
+    parameters = _checked(method, others, given)
+    parameters.pop(knob.name, None)
     spec = {
-        "aligned": pinned(aligned),
-        "tuned": pinned(tuned),
+        **given.spec(),
         "method": method.name,
         "parameters": parameters,
-        "grid": parse_grid(request.get("grid", "0:1:11")),
+        "grid": parse_grid(request.get("grid", "0:1:11"), knob),
     } | _measuring(settings, request)
     suites = chosen_suites(settings, spec)
     recipe = {
         "kind": "sweep",
         **spec,
-        "aligned": fingerprint(aligned),
-        "tuned": fingerprint(tuned),
-        "method": {"name": method.name, "paper": method.facts["paper"], "source": plugin_hash(method)},
+        **given.fingerprints(),
+        "method": _identity(method),
         **_measured_with(suites, spec),
     }
     prompts = sum(len(suite.rows) for suite in suites)
-    memory = estimate_resident(aligned, tuned)
-    estimate = _forecast(settings, aligned, points=len(spec["grid"]), prompts=prompts, memory=memory)
+    memory = estimate_resident(given.aligned, *given.others, steps=method.facts["gives"] == "step")
+    estimate = _forecast(settings, given.aligned, points=len(spec["grid"]), prompts=prompts, memory=memory)
     _check_room(settings, estimate)
-    findings = [finding.sentence for finding in check_pair(aligned, tuned) if finding.level == "warning"]
-    return Plan("sweep", spec, recipe, recipe_hash(recipe), estimate, tuple(findings))
+    return Plan("sweep", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
 
 
 def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
-    checkpoint = resolve(_text(request, "checkpoint"), settings, field="checkpoint")
+    checkpoint = resolve(text_of(request, "checkpoint"), settings, field="checkpoint")
     aligned = _base_of(settings, request, checkpoint)
     spec = {"checkpoint": pinned(checkpoint), "aligned": pinned(aligned) if aligned else ""}
     spec |= _measuring(settings, request)
@@ -154,16 +162,15 @@ def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
 
 
 def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
-    aligned, tuned = _pair(settings, request)
-    method = methods.get(_text(request, "method", "linear"))
-    parameters = check_parameters(method.name, method.parameters, dict(request.get("parameters") or {}))
+    method = methods.get(text_of(request, "method", "linear"))
+    given = find_sources(settings, request, method)
+    parameters = _checked(method, dict(request.get("parameters") or {}), given)
     out = str(request.get("out") or "").strip()
     target = Path(out).expanduser().absolute() if out else None
     if target and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError("out", problem=f"{target} exists and is not empty", remedy="Name a new folder.")
     spec = {
-        "aligned": pinned(aligned),
-        "tuned": pinned(tuned),
+        **given.spec(),
         "method": method.name,
         "parameters": parameters,
         "out": str(target) if target else "",
@@ -172,12 +179,19 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     recipe = {
         "kind": "merge",
         **{key: value for key, value in spec.items() if key != "out"},
-        "aligned": fingerprint(aligned),
-        "tuned": fingerprint(tuned),
-        "method": {"name": method.name, "paper": method.facts["paper"], "source": plugin_hash(method)},
+        **given.fingerprints(),
+        "method": _identity(method),
     }
-    findings = [finding.sentence for finding in check_pair(aligned, tuned) if finding.level == "warning"]
-    return Plan("merge", spec, recipe, recipe_hash(recipe), estimate_merge(aligned, tuned), tuple(findings))
+    estimate = estimate_merge(given.aligned, *given.others)
+    return Plan("merge", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
+
+
+def _checked(method: Plugin, parameters: Mapping[str, Any], given: Sources) -> dict[str, Any]:
+    return check_request(method, parameters, tuned=len(given.tuned), extras=list(given.extras))
+
+
+def _identity(method: Plugin) -> dict[str, Any]:
+    return {"name": method.name, "paper": method.facts["paper"], "source": plugin_hash(method)}
 
 
 _PLANNERS: dict[str, Callable[[Settings, Mapping[str, Any]], Plan]] = {
@@ -186,44 +200,15 @@ _PLANNERS: dict[str, Callable[[Settings, Mapping[str, Any]], Plan]] = {
     "evaluate": _plan_evaluate,
 }
 _FIELDS = {
-    "sweep": ("aligned", "tuned", "method", "parameters", "grid", "task", "preset", "seed", "suites"),
-    "merge": ("aligned", "tuned", "method", "parameters", "out", "seed"),
+    "sweep": (*CHECKPOINTS, "method", "parameters", "grid", "task", "preset", "seed", "suites"),
+    "merge": (*CHECKPOINTS, "method", "parameters", "out", "seed"),
     "evaluate": ("checkpoint", "aligned", "task", "preset", "seed", "suites"),
 }
-
-
-def pinned(checkpoint: Checkpoint) -> str:
-    """The name that means this very checkpoint later: a Hub id with its commit."""
-    if not checkpoint.revision:
-        return checkpoint.name
-    return f"{checkpoint.name.split('@')[0]}@{checkpoint.revision}"
-
-
-def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What identifies a checkpoint: name, revision and a hash per file (of size and time for files over 256 MiB)."""
-    files = {}
-    for path in sorted({tensor.file for tensor in checkpoint.tensors.values()}):
-        status = path.stat()
-        if status.st_size <= HASHED_WHOLE:
-            with path.open("rb") as file:
-                files[path.name] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-        else:
-            files[path.name] = f"size:{status.st_size} time:{status.st_mtime_ns}"
-    return {"name": checkpoint.name, "revision": checkpoint.revision, "kind": checkpoint.kind, "files": files}
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
     """SHA-256 of the recipe as canonical JSON."""
     return sha256(canonical(json.loads(json.dumps(recipe))))
-
-
-def _pair(settings: Settings, request: Mapping[str, Any]) -> tuple[Checkpoint, Checkpoint]:
-    aligned = resolve(_text(request, "aligned"), settings, field="aligned")
-    tuned = resolve(_text(request, "tuned"), settings, field="tuned")
-    if aligned.kind == "adapter":
-        raise UserError("aligned", problem=f"{aligned.name} is an adapter", remedy="Name the full aligned checkpoint.")
-    raise_errors(check_pair(aligned, tuned))
-    return aligned, tuned
 
 
 def _base_of(settings: Settings, request: Mapping[str, Any], checkpoint: Checkpoint) -> Checkpoint | None:
@@ -240,7 +225,7 @@ def _base_of(settings: Settings, request: Mapping[str, Any], checkpoint: Checkpo
 
 
 def _measuring(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
-    task = _text(request, "task", "")
+    task = text_of(request, "task", "")
     if task:
         plugin = tasks.get(task)
         if plugin.facts["suite"] not in suite_names(settings):
@@ -249,7 +234,7 @@ def _measuring(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]
     names = [part.strip() for part in suites.split(",")] if isinstance(suites, str) else [str(one) for one in suites]
     return {
         "task": task,
-        "preset": find_preset(_text(request, "preset", "quick")).name,
+        "preset": find_preset(text_of(request, "preset", "quick")).name,
         "suites": names,
         "seed": _seed(request),
     }
@@ -266,15 +251,6 @@ def _measured_with(suites: Sequence[Suite], spec: Mapping[str, Any]) -> dict[str
         "scorers": {suite.scorer: plugin_hash(tasks.get(suite.scorer)) for suite in suites if suite.scorer},
         "decoding": {"strategy": "greedy", "new_tokens": find_preset(spec["preset"]).new_tokens},
     }
-
-
-def _text(request: Mapping[str, Any], field: str, default: str | None = None) -> str:
-    value = request.get(field)
-    if value is None or not str(value).strip():
-        if default is None:
-            raise UserError(field, problem="nothing was given", remedy="Name a demo checkpoint, a folder or a Hub id.")
-        return default
-    return str(value).strip()
 
 
 def _seed(request: Mapping[str, Any]) -> int:

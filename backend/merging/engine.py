@@ -1,27 +1,27 @@
 """The merge: tensor by tensor from two sources through one method, to memory or to a folder.
 
-A method sees two fp32 tensors of one shape and its knobs. Everything around that is here: which tensors there are, what
-happens to integers and to tied heads, one rounding at the end. It does not know where tensors come from.
+A method sees fp32 tensors of one shape and its knobs. Everything around that is here: casting, the walk along a step,
+one rounding at the end, the folder. It does not know where tensors come from.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from backend.checkpoints.card import merged_config, model_card, public_name, put_side_files
 from backend.checkpoints.hashes import file_hashes
-from backend.checkpoints.reader import Source, open_source
+from backend.checkpoints.reader import open_source
 from backend.checkpoints.space import check_space
 from backend.checkpoints.tying import find_ends
 from backend.checkpoints.writer import FolderWriter, Slot, shards_like
 from backend.errors import Cancelled, UserError
 from backend.lazy import torch
+from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle, Models, check_request
 from backend.merging.ops import Effect, round_once
-from backend.params import check_parameters
 from backend.registry import Plugin
 from backend.types import Checkpoint
 
@@ -32,34 +32,15 @@ PACKAGES = ("torch", "safetensors", "transformers")
 
 Report = Callable[[float, str], None]
 Donor = Literal["aligned", "fine_tuned"]
-
-
-def output_names(aligned: Source, fine_tuned: Source) -> list[str]:
-    """The tensors of the merged model, in the aligned model's order.
-
-    A head that only the fine-tuned model holds makes the merged model untied: it comes last.
-
-    Raises:
-        UserError: a tensor that one of the two does not have.
-    """
-    names, theirs = aligned.names(), fine_tuned.names()
-    here, there = set(names), set(theirs)
-    ends = find_ends(here)
-    head = ends.head if ends else ""
-    missing = [name for name in names if name not in there and name != head]
-    extra = [name for name in theirs if name not in here and name != head]
-    if missing or extra:
-        who, name = ("fine-tuned", missing[0]) if missing else ("aligned", extra[0])
-        raise UserError("tuned", problem=f"the {who} model has no tensor `{name}`", remedy="Pick a matching pair.")
-    return [*names, head] if head in there and head not in here else names
+Step = tuple["Tensor | None", "Tensor"]
 
 
 def merged_tensors(
-    aligned: Source,
-    fine_tuned: Source,
+    models: Models,
     method: Plugin,
     parameters: dict[str, Any],
     *,
+    seed: int = 0,
     effect: Effect | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of the merged model in turn, in the aligned model's dtype.
@@ -69,48 +50,74 @@ def merged_tensors(
         parameters: its knobs, already checked.
         effect: summed up on the way where given.
     """
-    changed = fine_tuned.changed_names()
-    for name in output_names(aligned, fine_tuned):
-        start = aligned.read(name)
-        if name not in changed:
-            check_constant(name, start, fine_tuned)
-            yield name, start
+    for name in models.names:
+        bundle = models.read(name, seed=seed)
+        if not isinstance(bundle, Bundle):
+            yield name, bundle
             continue
-        goal = fine_tuned.read(name)
-        merged = merge_one(name, start, goal, method, parameters)
-        if effect is not None:
-            effect.add(start, merged, goal)
+        merged = merge_one(bundle, method, parameters)
+        if effect is not None and not bundle.equal:
+            effect.add(bundle.aligned, merged, bundle.goal)
         yield name, merged
 
 
-def merge_one(name: str, aligned: Tensor, fine_tuned: Tensor, method: Plugin, parameters: dict[str, Any]) -> Tensor:
+def merge_one(bundle: Bundle, method: Plugin, parameters: dict[str, Any], *, step: Step | None = None) -> Tensor:
     """One tensor: to fp32, through the method, rounded once to the aligned dtype. Inputs stay as they are.
 
-    Equal inputs are returned as they are: every method gives a model merged with itself back.
+    Where every model has the same tensor it is returned as it is: merging a model with itself gives it back.
+
+    Args:
+        step: what `step_of` gave for the same bundle and knobs, where a sweep has it already.
     """
-    if aligned.shape != fine_tuned.shape:
-        problem = f"`{name}` is {list(aligned.shape)} in aligned, {list(fine_tuned.shape)} in fine_tuned"
-        raise UserError("tuned", problem=problem, allowed="equal shapes", remedy="Pick a matching pair.")
-    start, goal = aligned.float(), fine_tuned.float()
-    if torch.equal(start, goal):
-        return aligned
-    return round_once(method.function(start, goal, **parameters), aligned.dtype, name)
+    if bundle.equal and method.facts["keeps_equal"]:
+        return bundle.aligned
+    if method.facts["gives"] == "step":
+        start, direction = step_of(bundle, method, parameters) if step is None else step
+        start = bundle.aligned.float() if start is None else start
+        strength = parameters[method.facts["knob"]]
+        # Two plain operations: a fused one rounds differently in the last elements of a block.
+        exact = torch.mul(direction, strength).add_(start) if strength else start
+    else:
+        exact = _call(bundle, method, parameters)
+    rounded = round_once(exact, bundle.aligned.dtype, bundle.place.name)
+    if bundle.largest > SURELY_FINITE:
+        _check_finite(rounded, bundle, method)
+    return rounded
 
 
-def check_constant(name: str, start: Tensor, fine_tuned: Source) -> None:
-    """Integers are no weights: they must be equal in both."""
-    if not start.dtype.is_floating_point and not torch.equal(start, fine_tuned.read(name)):
-        problem = f"`{name}` holds integers ({start.dtype}) that differ between the two models"
-        raise UserError("tuned", problem=problem, remedy="Dequantise both, or pick a matching pair.")
+def step_of(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Step:
+    """What a method that gives steps says of a tensor: (start, τ) in fp32; a start of None is the aligned tensor."""
+    given = _call(bundle, method, {key: value for key, value in parameters.items() if key != method.facts["knob"]})
+    return given if isinstance(given, tuple) else (None, given)
+
+
+def _call(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Any:
+    arguments = Arguments(bundle)
+    return method.function(*[getattr(arguments, name) for name in method.takes], **parameters)
+
+
+def _check_finite(merged: Tensor, bundle: Bundle, method: Plugin) -> None:
+    if not bool(torch.isfinite(merged).all()):
+        problem = f"`{bundle.place.name}` overflows in {method.name}: it holds numbers up to {bundle.largest:g}"
+        raise UserError("tuned", problem=problem, remedy="Use a checkpoint whose training did not diverge.")
+
+
+def open_models(
+    aligned: Checkpoint, tuned: Sequence[Checkpoint], extras: Mapping[str, Checkpoint] | None = None
+) -> Models:
+    """The sources of a merge; adapters stand on the aligned model."""
+    beside = {role: open_source(one, aligned) for role, one in (extras or {}).items()}
+    return Models(open_source(aligned), [open_source(one, aligned) for one in tuned], beside)
 
 
 def merge_to_folder(
     aligned: Checkpoint,
-    tuned: Checkpoint,
+    tuned: Checkpoint | Sequence[Checkpoint],
     method: Plugin,
     parameters: dict[str, Any],
     out: Path,
     *,
+    extras: Mapping[str, Checkpoint] | None = None,
     seed: int = 0,
     donor: Donor = "aligned",
     scores: Mapping[str, Any] | None = None,
@@ -120,6 +127,9 @@ def merge_to_folder(
     """Write the merged model as a Hugging Face folder; it appears whole or not at all.
 
     Args:
+        tuned: one fine-tuned model or adapter, or as many as the method takes.
+        extras: the checkpoints that the method needs beside these, by the names in its signature.
+        seed: of random methods; the same seed gives the same bytes.
         out: the new folder; refused where it exists and is not empty.
         donor: whose config, tokenizer and chat template the folder gets.
         scores: axis -> {"value", "low", "high", "n"} in percent for the card; none says "not evaluated".
@@ -134,22 +144,23 @@ def merge_to_folder(
         UserError: knobs, models or folder are wrong.
         RunFailed: the disk is full or cannot be written.
     """
-    checked = check_parameters(method.name, method.parameters, parameters)
-    start, goal = open_source(aligned), open_source(tuned, aligned)
-    slots = [Slot(name, _stored(aligned, name), start.shape(name)) for name in output_names(start, goal)]
+    others, beside = [tuned] if isinstance(tuned, Checkpoint) else list(tuned), dict(extras or {})
+    checked = check_request(method, parameters, tuned=len(others), extras=list(beside))
+    models = open_models(aligned, others, beside)
+    slots = [Slot(name, _stored(aligned, name), models.aligned.shape(name)) for name in models.names]
     total = sum(slot.bytes for slot in slots)
     check_space(out, total)
     effect, done = Effect(), 0
     with FolderWriter(out, shards_like(aligned, slots)) as writer:
-        merged = merged_tensors(start, goal, method, checked, effect=effect)
+        merged = merged_tensors(models, method, checked, seed=seed, effect=effect)
         for slot, (name, tensor) in zip(slots, merged, strict=True):
             if should_stop():
                 raise Cancelled("The merge was cancelled; nothing was written.")
             writer.write(name, tensor)
             done += slot.bytes
             report(done / total if total else 1.0, f"merging {name}")
-        donors = (aligned, tuned) if donor == "aligned" else (tuned, aligned)
-        config = merged_config(aligned, tuned, donors[0], [slot.name for slot in slots])
+        donors = [aligned, *others] if donor == "aligned" else [*others, aligned]
+        config = merged_config(aligned, others, donors[0], [slot.name for slot in slots])
         put_side_files(writer, config, donors)
         recipe = {
             "method": method.name,
@@ -157,14 +168,16 @@ def merge_to_folder(
             "parameters": checked,
             "seed": seed,
             "aligned": _input(aligned, should_stop),
-            "fine_tuned": _input(tuned, should_stop),
+            "fine_tuned": [_input(one, should_stop) for one in others],
+            "extras": {role: _input(one, should_stop) for role, one in beside.items()},
             "donor": donor,
             "effective": effect.to_json(),
             "files": writer.hashes,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         }
         writer.put_json("recipe.json", recipe)
-        writer.put_text("README.md", model_card(out.name, recipe, (aligned, tuned), scores=scores))
+        parents = [("aligned", aligned), *(("fine-tuned", one) for one in others), *beside.items()]
+        writer.put_text("README.md", model_card(out.name, recipe, parents, scores=scores))
         writer.commit()
     return recipe
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backend.checkpoints.reader import Source
 from backend.checkpoints.tying import find_ends
 from backend.errors import UserError
 from backend.lazy import torch
-from backend.merging.engine import check_constant, merge_one, output_names
+from backend.merging.engine import Step, merge_one, step_of
+from backend.merging.inputs import Bundle, Models
 from backend.merging.ops import Effect
 from backend.registry import Plugin
 
@@ -23,37 +24,41 @@ WRAPPERS = frozenset({"model", "language_model", "transformer", "gpt_neox"})
 
 
 class ResidentPair:
-    """θ0 and θ1 of one pair; tensors that are equal in both are held once.
+    """θ0 and what it is merged with; tensors that are equal in all are held once.
 
-    Every θ(λ) is formed from θ0, never from the λ before, so that the order of a sweep changes no bit.
+    Every θ(λ) is formed from θ0, never from the λ before, so that the order of a sweep changes no bit. What a method
+    walks along is computed once and kept while its other knobs stay.
     """
 
-    def __init__(self, aligned: Source, fine_tuned: Source, device: str | torch.device = "cpu") -> None:
-        self._aligned: dict[str, Tensor] = {}
-        self._fine_tuned: dict[str, Tensor] = {}
-        changed = fine_tuned.changed_names()
-        names = output_names(aligned, fine_tuned)
-        for name in names:
-            start = aligned.read(name)
-            if name in changed:
-                goal = fine_tuned.read(name)
-                if start.shape != goal.shape or not torch.equal(start.float(), goal.float()):
-                    self._fine_tuned[name] = goal.to(device)
-            else:
-                check_constant(name, start, fine_tuned)
-            self._aligned[name] = start.to(device)
-        self._ends = find_ends(names)
+    def __init__(
+        self,
+        aligned: Source,
+        fine_tuned: Source | Sequence[Source],
+        device: str | torch.device = "cpu",
+        *,
+        extras: Mapping[str, Source] | None = None,
+        seed: int = 0,
+    ) -> None:
+        tuned = list(fine_tuned) if isinstance(fine_tuned, Sequence) else [fine_tuned]
+        models = Models(aligned, tuned, dict(extras or {}))
+        self._tensors: dict[str, Bundle | Tensor] = {}
+        for name in models.names:
+            self._tensors[name] = models.read(name, seed=seed).to(device)
+        self._ends = find_ends(models.names)
+        self._steps: dict[str, Step] = {}
+        self._steps_of: tuple[str, dict[str, Any]] | None = None
 
     @property
     def bytes(self) -> int:
         """What the pair holds in memory."""
-        tensors = [*self._aligned.values(), *self._fine_tuned.values()]
+        held = [one.tensors if isinstance(one, Bundle) else [one] for one in self._tensors.values()]
+        tensors = [tensor for group in held for tensor in group]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     @property
     def untied(self) -> bool:
         """Whether the merged model needs a head of its own; a model that ties its own cannot take it."""
-        return self._ends is not None and self._ends.head in self._aligned
+        return self._ends is not None and self._ends.head in self._tensors
 
     def write_into(self, targets: Mapping[str, Tensor], method: Plugin, parameters: dict[str, Any]) -> dict[str, float]:
         """Write θ(λ) into `targets` and return its effective projection and distance.
@@ -70,14 +75,16 @@ class ResidentPair:
             UserError: a tensor of the pair that the model lacks or has in another shape.
         """
         effect = Effect()
-        places = _places(self._aligned, targets)
+        places = _places(self._tensors, targets)
         written: dict[tuple[torch.device, int], str] = {}
         with torch.inference_mode():
-            for name, start in self._aligned.items():
-                goal = self._fine_tuned.get(name)
-                merged = start if goal is None else merge_one(name, start, goal, method, parameters)
-                if goal is not None:
-                    effect.add(start, merged, goal)
+            for name, held in self._tensors.items():
+                if isinstance(held, Bundle):
+                    merged = merge_one(held, method, parameters, step=self._step(held, method, parameters))
+                    if not held.equal:
+                        effect.add(held.aligned, merged, held.goal)
+                else:
+                    merged = held
                 if name not in places:
                     continue
                 target = targets[places[name]]
@@ -89,6 +96,18 @@ class ResidentPair:
                 target.copy_(merged)
                 written[place] = name
         return effect.to_json()
+
+    def _step(self, bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Step | None:
+        """The step of this tensor, kept for the next λ."""
+        if method.facts["gives"] != "step" or (bundle.equal and method.facts["keeps_equal"]):
+            return None
+        knobs = {key: value for key, value in parameters.items() if key != method.facts["knob"]}
+        if self._steps_of != (method.name, knobs):
+            self._steps, self._steps_of = {}, (method.name, knobs)
+        name = bundle.place.name
+        if name not in self._steps:
+            self._steps[name] = step_of(bundle, method, parameters)
+        return self._steps[name]
 
 
 def _places(names: Iterable[str], targets: Mapping[str, Tensor]) -> dict[str, str]:

@@ -1,0 +1,129 @@
+"""The checkpoints of a request: found, checked against each other, named so that they mean the same later. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from backend.checkpoints.guard import check_pair, raise_errors
+from backend.checkpoints.resolve import resolve
+from backend.errors import UserError
+from backend.registry import EXTRA_INPUTS, Plugin
+from backend.settings import Settings
+from backend.types import Checkpoint, Finding
+
+HASHED_WHOLE = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a merge is made of; `extras` by the names that methods give them."""
+
+    aligned: Checkpoint
+    tuned: tuple[Checkpoint, ...]
+    extras: Mapping[str, Checkpoint] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def others(self) -> list[Checkpoint]:
+        """Everything beside the aligned model."""
+        return [*self.tuned, *self.extras.values()]
+
+    def spec(self) -> dict[str, Any]:
+        """The names to find them by again; one fine-tuned model is a name, several are a list."""
+        return self._each(pinned)
+
+    def fingerprints(self) -> dict[str, Any]:
+        """What identifies them in a recipe."""
+        return self._each(fingerprint)
+
+    def _each(self, words: Any) -> dict[str, Any]:
+        tuned = [words(one) for one in self.tuned]
+        extras = {"extras": {role: words(one) for role, one in self.extras.items()}} if self.extras else {}
+        return {"aligned": words(self.aligned), "tuned": tuned[0] if len(tuned) == 1 else tuned} | extras
+
+
+def find_sources(settings: Settings, request: Mapping[str, Any], method: Plugin) -> Sources:
+    """Resolve what the request names and check every checkpoint against the aligned one.
+
+    Args:
+        request: `aligned`; `tuned`, a name or a list; and a name for each of `unaligned`, `raw`, `safe`.
+
+    Raises:
+        UserError: a name that is missing or cannot be read, or a checkpoint that does not fit.
+    """
+    aligned = resolve(text_of(request, "aligned"), settings, field="aligned")
+    names = tuned_names(request.get("tuned"))
+    if not names and method.facts["fine_tunes"][0] > 0:
+        text_of({}, "tuned")
+    tuned = tuple(resolve(name, settings, field="tuned") for name in names)
+    extras = {
+        role: resolve(text_of(request, role), settings, field=role)
+        for role in EXTRA_INPUTS
+        if str(request.get(role) or "").strip()
+    }
+    if aligned.kind == "adapter":
+        raise UserError("aligned", problem=f"{aligned.name} is an adapter", remedy="Name the full aligned checkpoint.")
+    findings = [finding for one in tuned for finding in check_pair(aligned, one)]
+    for role, one in extras.items():
+        findings += _about(role, check_pair(aligned, one))
+    raise_errors(findings)
+    warnings = dict.fromkeys(finding.sentence for finding in findings if finding.level == "warning")
+    return Sources(aligned, tuned, extras, tuple(warnings))
+
+
+def open_spec(settings: Settings, spec: Mapping[str, Any]) -> Sources:
+    """The checkpoints of a spec that was checked before."""
+    aligned = resolve(spec["aligned"], settings, field="aligned")
+    tuned = tuple(resolve(name, settings, field="tuned") for name in tuned_names(spec["tuned"]))
+    extras = {role: resolve(name, settings, field=role) for role, name in spec.get("extras", {}).items()}
+    return Sources(aligned, tuned, extras)
+
+
+def tuned_names(given: Any) -> list[str]:
+    """The names in a request's `tuned`: a name, or a list of them.
+
+    >>> tuned_names("a"), tuned_names(["a", "b"]), tuned_names(None)
+    (['a'], ['a', 'b'], [])
+    """
+    names = given if isinstance(given, list | tuple) else [given]
+    return [str(name).strip() for name in names if name is not None and str(name).strip()]
+
+
+def text_of(request: Mapping[str, Any], field: str, default: str | None = None) -> str:
+    """A field as text, or the error that nothing was given."""
+    value = request.get(field)
+    if value is None or not str(value).strip():
+        if default is None:
+            raise UserError(field, problem="nothing was given", remedy="Name a demo checkpoint, a folder or a Hub id.")
+        return default
+    return str(value).strip()
+
+
+def pinned(checkpoint: Checkpoint) -> str:
+    """The name that means this very checkpoint later: a Hub id with its commit."""
+    if not checkpoint.revision:
+        return checkpoint.name
+    return f"{checkpoint.name.split('@')[0]}@{checkpoint.revision}"
+
+
+def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What identifies a checkpoint: name, revision and a hash per file (of size and time for files over 256 MiB)."""
+    files = {}
+    for path in sorted({tensor.file for tensor in checkpoint.tensors.values()}):
+        status = path.stat()
+        if status.st_size <= HASHED_WHOLE:
+            with path.open("rb") as file:
+                files[path.name] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            files[path.name] = f"size:{status.st_size} time:{status.st_mtime_ns}"
+    return {"name": checkpoint.name, "revision": checkpoint.revision, "kind": checkpoint.kind, "files": files}
+
+
+def _about(role: str, findings: tuple[Finding, ...]) -> Iterator[Finding]:
+    """Findings of a pair whose second model is no fine-tuned one."""
+    for finding in findings:
+        sentence = finding.sentence.replace("fine-tuned", role)
+        yield replace(finding, field=role if finding.field == "tuned" else finding.field, sentence=sentence)

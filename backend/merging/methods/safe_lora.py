@@ -1,0 +1,47 @@
+"""Projecting harmful changes onto alignment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from backend.merging.knobs import Lam
+from backend.merging.project import onto_alignment
+from backend.params import Between
+from backend.registry import merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@merge_method(
+    paper="arXiv:2405.16833",
+    needs="an aligned model, one fine-tuned from it, the raw model from before alignment",
+    gives="step",
+)
+def safe_lora(
+    aligned: Tensor,
+    delta: Tensor,
+    raw: Tensor,
+    *,
+    lam: Lam = 1.0,
+    threshold: Annotated[float, Between(0, 1)] = 0.5,
+) -> Tensor:
+    """Project the changes of those matrices that lean away from alignment onto what alignment changed.
+
+    V = θ0 − θ_raw, C = V·Vᵀ/‖V‖; θ = θ0 + λ·C·δ for matrices where cos(C·δ, δ) ≤ threshold, θ0 + λ·δ elsewhere. C is
+    the paper's; it also rescales. Tensors that are no matrices, or that alignment did not touch, keep their change.
+
+    Args:
+        aligned: θ0, fp32, any shape.
+        delta: δ = θ1 − θ0.
+        raw: θ_raw.
+        lam: λ, no unit; 0 is the aligned model, 1 the whole of the projected changes.
+        threshold: matrices whose change has this cosine with its projection or less are projected; 0 projects none.
+
+    >>> from torch import tensor
+    >>> safe_lora(tensor([[2.0], [0.0]]), tensor([[1.0], [3.0]]), tensor([[0.0], [0.0]]))
+    tensor([[2.],
+            [0.]])
+    """
+    projected, cosine = onto_alignment(aligned - raw, delta)
+    return projected if threshold > 0 and cosine <= threshold else delta

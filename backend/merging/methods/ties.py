@@ -1,0 +1,45 @@
+"""Trim, elect signs, merge what agrees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backend.merging.consensus import combine
+from backend.merging.knobs import Density, Election, Lam, Normalize, Weights, weights_of
+from backend.merging.sparse import keep_top
+from backend.registry import merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@merge_method(paper="arXiv:2306.01708", needs="an aligned model and one or more fine-tuned from it", gives="step")
+def ties(
+    deltas: list[Tensor],
+    *,
+    lam: Lam = 0.6,
+    density: Density = 0.5,
+    weights: Weights = (),
+    normalize: Normalize = "weights",
+    election: Election = "weighted",
+) -> Tensor:
+    """Keep the largest changes, elect a sign for each weight, and average the changes that agree with it.
+
+    θ = θ0 + λ·Σ m_k w_k û_k / Σ m_k w_k with û_k = the ⌊d·n⌋ largest of δ_k (at least one) and m_k = 1 where û_k has
+    the elected sign. mergekit elects "weighted" and divides by "weights"; PEFT elects by "total" or "frequency" and
+    divides by "count".
+
+    Args:
+        deltas: δ_k, fp32, any shape.
+        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
+        density: the share of each tensor's elements that stays, the largest first; 1 keeps all.
+        weights: one for each fine-tuned model, 1 where none is given.
+        normalize: divide the weighted sum by the weights that count, by the number of models that count, or not.
+        election: how the sign of each element is voted: by weighted sum, by plain sum (total) or by heads (frequency).
+
+    >>> from torch import tensor
+    >>> ties([tensor([4.0, 1.0, -2.0, 0.5]), tensor([2.0, 1.0, 3.0, 0.5])], density=0.5)
+    tensor([3., 0., 3., 0.])
+    """
+    kept = [keep_top(delta, density) for delta in deltas]
+    return combine(kept, weights_of(weights, len(kept)), normalize=normalize, election=election)

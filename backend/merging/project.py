@@ -1,0 +1,55 @@
+"""What a change has in common with alignment: projections and leading directions of matrices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backend.lazy import torch
+from backend.merging.sphere import cosine, norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def onto_alignment(alignment: Tensor, delta: Tensor) -> tuple[Tensor, float]:
+    """C·δ with C = V·Vᵀ/‖V‖, and cos(C·δ, δ), which is never negative.
+
+    C is the Safe LoRA paper's matrix; it is never formed. It is no projection: its eigenvalues are σ²/‖V‖, so it
+    rescales. Where V or δ is zero, or for a tensor that is no matrix, δ is given back with cosine 1: it is left alone.
+
+    Args:
+        alignment: V, what alignment changed.
+        delta: δ, what fine-tuning changed.
+
+    >>> from torch import tensor
+    >>> onto_alignment(tensor([[2.0], [0.0]]), tensor([[3.0], [4.0]]))
+    (tensor([[6.],
+            [0.]]), 0.6)
+    """
+    length = norm(alignment) if delta.dim() == 2 else 0.0
+    if not length or not norm(delta):
+        return delta, 1.0
+    projected = alignment @ (alignment.T @ delta) / length
+    return projected, max(0.0, cosine(projected, delta, empty=0.0))
+
+
+def leading_directions(matrix: Tensor, rank: int) -> Tensor:
+    """The best approximation of `matrix` by its `rank` largest singular triples; 0 or more than it has gives it back.
+
+    Axes after the first are one. In fp64, from the eigenvectors of the smaller Gram matrix.
+
+    >>> from torch import tensor
+    >>> leading_directions(tensor([[0.0, 2.0], [1.0, 0.0]]), 1).round()
+    tensor([[0., 2.],
+            [0., 0.]])
+    """
+    flat = matrix.reshape(matrix.shape[0], -1)
+    if rank == 0 or rank >= min(flat.shape):
+        return matrix
+    exact = flat.double()
+    tall = exact.shape[0] > exact.shape[1]
+    gram = exact.T @ exact if tall else exact @ exact.T
+    directions = torch.linalg.eigh(gram).eigenvectors[:, -rank:]
+    best = (exact @ directions) @ directions.T if tall else directions @ (directions.T @ exact)
+    found: Tensor = best.float().reshape(matrix.shape)
+    return found
