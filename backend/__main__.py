@@ -124,20 +124,48 @@ def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _merge(settings: Settings, options: argparse.Namespace) -> int:
-    request = {
-        "aligned": options.aligned,
-        **_checkpoints(options),
-        "method": options.method,
-        "parameters": _settings_of(options.set) | ({} if options.lam is None else {"lam": options.lam}),
-        "out": options.out,
-        "seed": options.seed,
-    }
-    run = _run(Studio(settings), "merge", request)
+    from backend.jobs import replay
+    from backend.merging.mergekit import from_mergekit, to_mergekit
+
+    studio = Studio(settings)
+    recipe = replay.read_recipe(Path(options.recipe)) if options.recipe else None
+    checkpoints = _checkpoints(options) | {"aligned": options.aligned}
+    if recipe:
+        _refuse_beside("--recipe", options)
+        request = replay.request_of(recipe, checkpoints)
+    elif options.from_mergekit:
+        _refuse_beside("--from-mergekit", options)
+        request = from_mergekit(_read_text(options.from_mergekit), options.aligned or "")
+    else:
+        given = _settings_of(options.set) | ({} if options.lam is None else {"lam": options.lam})
+        request = checkpoints | {"method": options.method or "linear", "parameters": given}
+    request = {"seed": options.seed} | request | {"out": options.out}
+    if options.to_mergekit:
+        Path(options.to_mergekit).write_text(to_mergekit(studio.plan("merge", request).spec), encoding="utf-8")
+        return _line(f"{options.to_mergekit} is written; nothing was merged.")
+    if recipe:
+        replay.check_inputs(settings, recipe, studio.plan("merge", request).spec)
+    run = _run(studio, "merge", request)
     result = run.result or {}
+    if recipe:
+        replay.check_result(recipe, result["recipe"])
     if options.json:
         return _print_json({"run": run.id, "folder": result["folder"], "recipe": result["recipe"]})
-    print(f"{result['folder']} is ready.")
-    return 0
+    return _line(f"{result['folder']} is ready.")
+
+
+def _refuse_beside(option: str, options: argparse.Namespace) -> None:
+    """A file that says everything stands alone."""
+    if options.method or options.set or options.lam is not None:
+        raise UserError(option, problem="it says method and knobs itself", remedy="Leave out the others.")
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise UserError("from-mergekit", problem=f"{path} cannot be read ({reason})") from None
 
 
 def _generate(settings: Settings, options: argparse.Namespace) -> int:
@@ -320,12 +348,14 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="print one JSON document on standard output")
         return one
 
-    def pair(one: argparse.ArgumentParser) -> None:
-        one.add_argument("--aligned", required=True, help="a demo name, a folder or a Hub id with optional @revision")
+    def pair(one: argparse.ArgumentParser, *, required: bool = True) -> None:
+        one.add_argument(
+            "--aligned", required=required, help="a demo name, a folder or a Hub id with optional @revision"
+        )
         one.add_argument("--tuned", action="append", help="the fine-tuned checkpoint or adapter; may be repeated")
         for role, text in EXTRA_INPUTS.items():
             one.add_argument(f"--{role}", help=f"{text}, where the method needs one")
-        one.add_argument("--method", default="linear", help="a merge method of the catalogue")
+        one.add_argument("--method", default="linear" if required else None, help="a merge method; default: linear")
         one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the method")
 
     def measuring(one: argparse.ArgumentParser) -> None:
@@ -347,7 +377,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--aligned", help="the base of an adapter")
     measuring(one)
     one = command("merge", _merge, "write a merge to a Hugging Face folder")
-    pair(one)
+    pair(one, required=False)
+    one.add_argument("--recipe", help="the recipe.json of a merge, to make it again byte for byte")
+    one.add_argument("--from-mergekit", metavar="YAML", help="take method, models and knobs from mergekit's file")
+    one.add_argument("--to-mergekit", metavar="YAML", help="write mergekit's file for this merge instead of merging")
     one.add_argument("--lambda", dest="lam", help="0 is aligned, 1 fine-tuned")
     one.add_argument("--out", help="the new folder; default: under the studio's home")
     one.add_argument("--seed", default="0")

@@ -1,0 +1,262 @@
+"""mergekit's YAML, read and written, for the methods that both have. No torch and no mergekit.
+
+What mergekit can say and the studio cannot (layers of different models, settings by tensor or depth) is refused by
+name, so that no recipe means something else here than it did there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backend.errors import UserError, unknown_name
+
+ARITHMETIC = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "della_linear", "della", "breadcrumbs")
+FAMILY = (*ARITHMETIC, "breadcrumbs_ties")
+NORMALIZED = ("ties", "della")
+RESCALED = ("dare_linear", "dare_ties", "della_linear", "della")
+# Settings of the whole merge by method, ours under mergekit's name.
+PLAIN = {
+    "model_stock": {"filter_wise": "filter_wise"},
+    "sce": {"select_topk": "select_topk"},
+    "nearswap": {"t": "t"},
+    "karcher": {"max_iter": "max_iter", "tol": "tol"},
+    "arcee_fusion": {},
+    "passthrough": {"scale": "scale"},
+}
+SHARED = (*FAMILY, "linear", "slerp", "nuslerp", "multislerp", *PLAIN)
+IGNORED = ("int8_mask", "eps")
+TOP = ("models", "slices", "merge_method", "base_model", "parameters", "dtype", "out_dtype", "name", "tokenizer_source")
+FIELD = "from-mergekit"
+
+
+def from_mergekit(text: str, aligned: str = "") -> dict[str, Any]:
+    """A mergekit configuration as the request of a merge: method, aligned, tuned, parameters.
+
+    Args:
+        text: the YAML.
+        aligned: which of its models is the aligned one, where the file has no `base_model`.
+
+    Raises:
+        UserError: no such configuration, or one that means something that a merge here cannot.
+
+    >>> from_mergekit('''
+    ... merge_method: slerp
+    ... base_model: org/aligned
+    ... models: [{model: org/aligned}, {model: org/tuned}]
+    ... parameters: {t: 0.3}
+    ... ''')
+    {'method': 'slerp', 'aligned': 'org/aligned', 'tuned': ['org/tuned'], 'parameters': {'lam': 0.3}}
+    """
+    table = _table(text)
+    for key in table:
+        if key not in TOP:
+            raise UserError(FIELD, problem=f"`{str(key)[:40]}` has no counterpart here", remedy="Take it out.")
+    method = str(table.get("merge_method"))
+    if method not in SHARED:
+        raise unknown_name(f"{FIELD} merge_method", method[:40], SHARED)
+    entries = _models(table)
+    base = str(table.get("base_model") or aligned)
+    if not base:
+        remedy = "Say which model is the aligned one with --aligned."
+        raise UserError("aligned", problem="the configuration has no base_model", remedy=remedy)
+    common = dict(table.get("parameters") or {})
+    own = [(name, {**common, **settings}) for name, settings in entries]
+    tuned = [(name, settings) for name, settings in own if name != base]
+    before = [settings for name, settings in own if name == base]
+    parameters = _parameters(method, common, before, tuned)
+    names = [name.split("+", 1)[1] if name.startswith(f"{base}+") else name for name, _ in tuned]
+    if any("+" in name for name in names):
+        raise UserError(FIELD, problem="an adapter stands on another model than the base", remedy="Merge it first.")
+    return {"method": method, "aligned": base, "tuned": names, "parameters": parameters}
+
+
+def to_mergekit(spec: Mapping[str, Any]) -> str:
+    """The checked spec of a merge as mergekit's YAML, which gives the same weights but for rounding.
+
+    Raises:
+        UserError: a method or a knob that mergekit does not have.
+
+    >>> print(to_mergekit({"method": "ties", "aligned": "a", "tuned": "b", "parameters": {"lam": 0.5, "density": 0.2}}))
+    merge_method: ties
+    base_model: a
+    models:
+    - model: b
+      parameters:
+        weight: 1.0
+        density: 0.2
+    parameters:
+      normalize: true
+      rescale: false
+      lambda: 0.5
+    dtype: float32
+    <BLANKLINE>
+    """
+    import yaml
+
+    method, parameters = str(spec["method"]), dict(spec["parameters"])
+    if method not in SHARED:
+        raise UserError("to-mergekit", problem=f"mergekit has no {method}", remedy="Keep the recipe.json instead.")
+    aligned = str(spec["aligned"])
+    tuned = [spec["tuned"]] if isinstance(spec["tuned"], str) else list(spec["tuned"])
+    lam = float(parameters.pop("lam", 1.0))
+    weights = [float(weight) for weight in parameters.pop("weights", ())] or [1.0] * len(tuned)
+    models: list[dict[str, Any]] = [{"model": name} for name in tuned]
+    config: dict[str, Any] = {"merge_method": method, "base_model": aligned, "models": models}
+    if method in FAMILY:
+        _write_family(method, config, parameters, lam, weights)
+    elif method == "linear":
+        del config["base_model"]
+        shares = [1 - lam, *(lam * weight / sum(weights) for weight in weights)]
+        models.insert(0, {"model": aligned})
+        for model, share in zip(models, shares, strict=True):
+            model["parameters"] = {"weight": share}
+    elif method == "slerp":
+        models.insert(0, {"model": aligned})
+        config["parameters"] = {"t": lam}
+    else:
+        if lam != 1:
+            raise UserError("to-mergekit", problem=f"mergekit's {method} has no λ, here it is {lam:g}", allowed="1")
+        _write_others(method, config, parameters, weights)
+    return str(yaml.safe_dump(config | {"dtype": "float32"}, sort_keys=False, allow_unicode=True))
+
+
+def _write_family(
+    method: str, config: dict[str, Any], parameters: Mapping[str, Any], lam: float, weights: Sequence[float]
+) -> None:
+    normalize = parameters.get("normalize", "weights" if method in NORMALIZED else "off")
+    election = parameters.get("election", "weighted")
+    if normalize == "count" or election != "weighted":
+        problem = f"mergekit elects by weighted sum and divides by weights, this is {election} and {normalize}"
+        raise UserError("to-mergekit", problem=problem, remedy="Keep the recipe.json instead.")
+    rescale = parameters.get("rescale", "none")
+    if rescale == "inverse":
+        problem = 'mergekit rescales by the sum of magnitudes, this merge by "inverse"'
+        raise UserError("to-mergekit", problem=problem, remedy="Set rescale=l1.")
+    shared = {key: parameters[key] for key in ("density", "epsilon", "gamma") if key in parameters}
+    for model, weight in zip(config["models"], weights, strict=True):
+        model["parameters"] = {"weight": weight, **shared}
+    config["parameters"] = {"normalize": normalize == "weights", "rescale": rescale == "l1", "lambda": lam}
+
+
+def _write_others(method: str, config: dict[str, Any], parameters: Mapping[str, Any], weights: Sequence[float]) -> None:
+    models = config["models"]
+    if method == "nuslerp":
+        share, axis = float(parameters["t"]), parameters["axis"]
+        weights = [1 - share, share]
+        config["parameters"] = {"nuslerp_flatten": axis == "whole", "nuslerp_row_wise": axis == "columns"}
+    elif method in PLAIN:
+        config["parameters"] = {theirs: parameters[ours] for theirs, ours in PLAIN[method].items()}
+    if method in ("nuslerp", "multislerp"):
+        for model, weight in zip(models, weights, strict=True):
+            model["parameters"] = {"weight": weight}
+    if method == "karcher":
+        models.insert(0, {"model": config.pop("base_model")})
+    if method == "passthrough":
+        del config["base_model"]
+
+
+def _parameters(
+    method: str, common: Mapping[str, Any], before: Sequence[Mapping[str, Any]], tuned: Sequence[Any]
+) -> dict[str, Any]:
+    settings = [one for _, one in tuned]
+    weights = [_number(one, "weight", 1.0) for one in settings]
+    if method in FAMILY:
+        return _family(method, common, settings, weights)
+    if method == "slerp":
+        return {"lam": _number(common, "t", None)}
+    if method == "linear":
+        start = sum(_number(one, "weight", 1.0) for one in before)
+        total = start + sum(weights)
+        if not total or (not common.get("normalize", True) and abs(total - 1) > 1e-9):
+            problem = f"the weights sum to {total:g}"
+            raise UserError(FIELD, problem=problem, allowed="1, or normalize true and a sum above 0")
+        return {"lam": sum(weights) / total} | ({"weights": weights} if len(weights) > 1 else {})
+    if method == "nuslerp":
+        flat, columns = common.get("nuslerp_flatten", True), common.get("nuslerp_row_wise", False)
+        share = weights[1] / sum(weights) if len(weights) == 2 and abs(sum(weights)) >= 1e-6 else 0.5
+        return {"lam": 1.0, "t": share, "axis": "whole" if flat else "columns" if columns else "rows"}
+    if method == "multislerp":
+        if not common.get("normalize_weights", True):
+            raise UserError(FIELD, problem="normalize_weights is off", allowed="on", remedy="Take it out.")
+        return {"lam": 1.0, "weights": weights}
+    source = {**common, **(settings[0] if method == "passthrough" and settings else {})}
+    given = {ours: source[theirs] for theirs, ours in PLAIN[method].items() if source.get(theirs) is not None}
+    return given if method in ("nearswap", "passthrough") else {"lam": 1.0, **given}
+
+
+def _family(
+    method: str, common: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], weights: Sequence[float]
+) -> dict[str, Any]:
+    normalize = bool(common.get("normalize", method in NORMALIZED))
+    lam = _number(common, "lambda", 1.0)
+    found: dict[str, Any] = {}
+    if method != "task_arithmetic":
+        known = {"density": 1.0}
+        known |= {"epsilon": 0.15} if method.startswith("della") else {}
+        known |= {"gamma": 0.01} if method.startswith("breadcrumbs") else {}
+        for key, default in known.items():
+            values = {_number(one, key, default) for one in settings}
+            if len(values) > 1:
+                problem = f"{key} differs between the models"
+                raise UserError(FIELD, problem=problem, remedy="Use one value for all.")
+            found[key] = values.pop() if values else default
+    rescale = bool(common.get("rescale", method in RESCALED))
+    if method in RESCALED:
+        found["rescale"] = "l1" if rescale else "none"
+    elif rescale:
+        raise UserError(FIELD, problem=f"{method} with rescale has no counterpart here", remedy="Set rescale false.")
+    if len(weights) == 1:  # dividing by the weight takes it out again
+        return {"lam": lam if normalize else lam * weights[0], **found}
+    return {"lam": lam, "weights": list(weights), "normalize": "weights" if normalize else "off", **found}
+
+
+def _table(text: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        table = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise UserError(FIELD, problem=f"the file is no YAML{line}", remedy="Check the file.") from None
+    if not isinstance(table, dict) or "merge_method" not in table:
+        raise UserError(FIELD, problem="the file has no merge_method", remedy="Name a configuration of mergekit.")
+    if not isinstance(table.get("parameters") or {}, dict):
+        raise UserError(FIELD, problem="parameters is no table", remedy="Check the file.")
+    return table
+
+
+def _models(table: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, settings) in order; a single slice of whole models counts as these models."""
+    entries = table.get("models")
+    if entries is None:
+        slices = table.get("slices")
+        if not isinstance(slices, list) or len(slices) != 1 or not isinstance(slices[0], dict):
+            problem = "it puts layers of different models together"
+            raise UserError(FIELD, problem=problem, allowed="`models`, or one slice of whole models")
+        entries = slices[0].get("sources")
+        ranges = {str(one.get("layer_range")) for one in entries or () if isinstance(one, dict)}
+        if len(ranges) != 1 or not ranges.pop().startswith("[0,"):
+            problem = "its slice takes different layers of the models"
+            raise UserError(FIELD, problem=problem, allowed="one slice of whole models")
+    found = []
+    for one in entries or ():
+        if not isinstance(one, dict) or not isinstance(one.get("model"), str):
+            raise UserError(FIELD, problem="a model has no name", remedy="Give each its `model:`.")
+        settings = one.get("parameters") or {}
+        if not isinstance(settings, dict):
+            raise UserError(FIELD, problem=f"the parameters of {one['model'][:80]} are no table")
+        found.append((one["model"], settings))
+    return found
+
+
+def _number(settings: Mapping[str, Any], key: str, default: float | None) -> float:
+    value = settings.get(key, default)
+    if isinstance(value, list | dict):
+        problem = f"{key} is a list over depth or by tensor"
+        raise UserError(FIELD, problem=problem, allowed="one number", remedy="Use the method layerwise for a curve.")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise UserError(FIELD, problem=f"{key} is {value!r}"[:100], allowed="a number") from None
