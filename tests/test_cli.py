@@ -62,6 +62,24 @@ def test_without_json_a_table_with_intervals_is_printed(world, capsys):
     assert "n 12" in capsys.readouterr().out
 
 
+def test_methods_sweep_in_memory_over_their_own_knob_and_several_fine_tunes(world, settings, capsys):
+    tiny.folder(settings.models_root / "raw", "llama", tied=True, seed=5, near=settings.models_root / "aligned")
+    several = ["--tuned", "lora", "--method", "ties", "--set", "weights=1,0.5", "--set", "density=0.2"]
+    assert main(["sweep", *arguments(world, grid="0,0.4,1"), *several, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["recipe"]["parameters"]["weights"] == [1.0, 0.5]
+    assert [len(document["recipe"]["tuned"]), len(document["points"])] == [2, 3]
+    distances = [point["effective"]["distance"] for point in document["points"]]
+    assert distances[0] == 0
+    assert distances[1] == pytest.approx(0.4 * distances[2], rel=1e-4)
+    lox = ["--aligned", "aligned", "--raw", "raw", "--method", "lox", "--suites", ",".join(world["suites"])]
+    assert main(["sweep", *lox, "--grid", "0,2", "--json"]) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    assert [point["coefficients"] for point in points] == [{"extrapolate": 0.0}, {"extrapolate": 2.0}]
+    assert refused(capsys, "sweep", *lox, "--grid", "0,9").startswith("error: grid: got 9.0; allowed is numbers from 0")
+    assert refused(capsys, "sweep", *lox[:2], "--method", "lox").startswith("error: raw: lox needs the model from")
+
+
 def test_merge_writes_a_folder_that_loads_and_replays_the_same_weights(world, settings, capsys, tmp_path):
     for name in ("one", "two"):
         pair = ["--aligned", "aligned", "--tuned", "tuned", "--lambda", "0.3", "--out", str(tmp_path / name)]
@@ -89,7 +107,7 @@ def test_the_catalogue_lists_parameters_with_ranges_and_papers(world, capsys):
     assert main(["catalogue", "--json"]) == 0
     linear = next(one for one in json.loads(capsys.readouterr().out)["methods"] if one["name"] == "linear")
     assert linear["paper"] == "arXiv:2412.19512"
-    assert [(p["name"], p["low"], p["high"]) for p in linear["parameters"]][0] == ("lam", 0, 1)
+    assert next((p["name"], p["low"], p["high"]) for p in linear["parameters"]) == ("lam", 0, 1)
 
 
 # ------------------------------------------------------------------------------------ mistakes
