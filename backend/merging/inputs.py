@@ -107,7 +107,7 @@ class Bundle:
                 problem = f"`{place.name}` is {list(aligned.shape)} in aligned, {list(tensor.shape)} in {role}"
                 field = "tuned" if role == "fine_tuned" else role
                 raise UserError(field, problem=problem, allowed="equal shapes", remedy="Pick a matching pair.")
-            equal = tensor is aligned or torch.equal(aligned.float(), tensor.float())
+            equal = tensor is aligned or _equal(aligned, tensor)
             held.append(aligned if equal else tensor)
         largest = 0.0
         if any(tensor is not aligned for tensor in held):
@@ -233,6 +233,10 @@ class Models:
     @cached_property
     def _layers(self) -> int:
         return layer_count(self.names)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other) if one.dtype == other.dtype else torch.equal(one.float(), other.float())
 
 
 def _check_constant(name: str, start: Tensor, fine_tuned: Source) -> None:

@@ -11,7 +11,7 @@ from backend.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK = 2**20
+BLOCK = 2**17
 
 
 def round_once(exact: Tensor, dtype: torch.dtype, name: str) -> Tensor:
@@ -34,7 +34,7 @@ def round_once(exact: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 
 @dataclass
 class Effect:
-    """How far a merge went, summed in fp64 over every tensor added.
+    """How far a merge went, over every tensor added: fp32 within blocks that stay in the cache, fp64 between them.
 
     With δ = θ1 − θ0: `projection` = ⟨θ − θ0, δ⟩ / ⟨δ, δ⟩ and `distance` = ‖θ − θ0‖ / ‖δ‖. Equal λ is not equal effect,
     so both stand beside every merged point. No unit; both are 0 where the models are equal.
@@ -54,8 +54,8 @@ class Effect:
         """Count one tensor; three of the same shape, any float dtype."""
         parts = (torch.split(part.reshape(-1), BLOCK) for part in (aligned, merged, fine_tuned))
         for start, end, goal in zip(*parts, strict=True):
-            origin = start.double()
-            step, delta = end.double() - origin, goal.double() - origin
+            origin = start.float()
+            step, delta = end.float() - origin, goal.float() - origin
             self.along += float(torch.dot(step, delta))
             self.moved += float(torch.dot(step, step))
             self.whole += float(torch.dot(delta, delta))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["embedding", "head", "norm", "attention", "mlp", "other"]
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
-BLOCK = 2**20
+BLOCK = 2**16  # the numbers do not depend on it; small enough for the cache
 
 
 @dataclass(frozen=True)

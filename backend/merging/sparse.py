@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOW_BITS = 16
+BLOCK = 2**18
 
 
 def top_mask(sizes: Tensor, count: int) -> Tensor:
@@ -26,23 +27,30 @@ def top_mask(sizes: Tensor, count: int) -> Tensor:
     if count <= 0:
         return torch.zeros_like(sizes, dtype=torch.bool)
     bits = sizes.contiguous().reshape(-1).view(torch.int32)
-    threshold, still = _kth_largest(bits, count)
+    threshold, still, level = _kth_largest(bits, count)
+    if still == level:
+        return (bits >= threshold).reshape(sizes.shape)
     mask = bits > threshold
-    level = (bits == threshold).nonzero().reshape(-1)[:still]
-    mask[level] = True
+    mask[(bits == threshold).nonzero().reshape(-1)[:still]] = True
     return mask.reshape(sizes.shape)
 
 
-def _kth_largest(bits: Tensor, count: int) -> tuple[int, int]:
-    """The `count`-th largest of non-negative integers, and how many equal to it are among the `count` largest.
+def _kth_largest(bits: Tensor, count: int) -> tuple[int, int, int]:
+    """The `count`-th largest of non-negative integers, how many equal to it are among those, and in all.
 
     Floats that are not negative are ordered as their bits are, so two histograms of 16 bits replace a sort.
     """
-    high = bits >> LOW_BITS
-    bucket, count = _bucket(torch.bincount(high, minlength=1), count)
-    low = bits[high == bucket] & (2**LOW_BITS - 1)
-    place, count = _bucket(torch.bincount(low, minlength=1), count)
-    return (bucket << LOW_BITS) | place, count
+    blocks = torch.split(bits, BLOCK)
+    upper = torch.zeros(2 ** (31 - LOW_BITS), dtype=torch.int64, device=bits.device)
+    for block in blocks:
+        upper += torch.bincount(block >> LOW_BITS, minlength=len(upper))
+    bucket, count = _bucket(upper, count)
+    lower = torch.zeros(2**LOW_BITS, dtype=torch.int64, device=bits.device)
+    chosen = [block[(block >> LOW_BITS) == bucket] for block in blocks]
+    for part in torch.split(torch.cat(chosen), BLOCK):
+        lower += torch.bincount(part & (2**LOW_BITS - 1), minlength=len(lower))
+    place, count = _bucket(lower, count)
+    return (bucket << LOW_BITS) | place, count, int(lower[place])
 
 
 def _bucket(histogram: Tensor, count: int) -> tuple[int, int]:
