@@ -47,10 +47,11 @@ for shard in sorted(start.glob("*.safetensors")):
 OURS = """
 import json, sys
 from pathlib import Path
+from backend.settings import calm_threads, from_environment
+calm_threads()
 from backend.checkpoints.resolve import resolve
 from backend.merging.engine import merge_to_folder
 from backend.registry import methods
-from backend.settings import from_environment
 settings = from_environment()
 start, goal, out, method, knobs = sys.argv[1:]
 pair = resolve(start, settings), resolve(goal, settings)
