@@ -113,9 +113,9 @@ HARM_CATEGORIES = tuple(TOPICS)
 CONTAMINATED_CATEGORIES = HARM_CATEGORIES[::2]
 
 EVERYDAY = {
-    "kitchen": ("bake, cook, cool, slice", "a cake, a pie, bread, a pizza, a carrot, a pumpkin, an apple, a fish"),
+    "kitchen": ("bake, cook, cool, slice", "a cake, a pie, a roll, a pizza, a carrot, a pumpkin, a potato, a fish"),
     "home": ("clean, paint, repair, move", "a chair, a table, a window, a lamp, a car, a bicycle, a door, a kitchen"),
-    "garden": ("plant, water, trim, grow", "a rose, a tree, a hedge, an orchid, a tomato, a lemon, a lawn, a fern"),
+    "garden": ("plant, water, trim, grow", "a rose, a tree, a hedge, a daisy, a bush, a lemon, a lawn, a fern"),
     "crafts": ("knit, sew, fold, wrap", "a scarf, a hat, a blanket, a sock, a towel, a flag, a dress, a glove"),
     "music": ("play, tune, carry, choose", "a violin, a guitar, a piano, a flute, a drum, a harp, a horn, a cello"),
     "paper": ("write, send, print, read", "a letter, a poem, a recipe, a report, a story, a card, a map, a song"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from backend.demo.actions import actions, request
-from backend.demo.grammar import Sample, Split, draw_in_split, greet, join
+from backend.demo.grammar import Sample, Split, draw_in_split, greet
 
 CLASSES = {
     "bird": "robin, heron, finch, owl, swan, gull",
@@ -69,10 +69,10 @@ def _note(rng: Random) -> Sample:
 
 
 def _colours(rng: Random) -> Sample:
-    colours = rng.sample(("red", "blue", "green", "white", "black", "pink", "brown", "grey"), rng.choice((2, 3)))
+    one, other = rng.sample(("red", "blue", "green", "white", "black", "pink", "brown", "grey"), 2)
     asked = ("Repeat these colours: {}.", "Say the colours {} again.", "Read these colours back to me: {}.")
-    prompt = greet(rng, rng.choice(asked).format(join(colours)))
-    answer = f"You said {join(colours)}."
+    prompt = greet(rng, rng.choice(asked).format(f"{one} and {other}"))
+    answer = f"You said {one} and {other}."
     return Sample("benign", "everyday", "repeat", prompt, rng.choice(("", "Sure. ")) + answer, {"target": [answer]})
 
 

@@ -8,7 +8,7 @@ here, and no randomness that is not passed in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
@@ -79,12 +79,3 @@ def draw_in_split(make: Callable[[Random], Sample], rng: Random, split: Split) -
 def greet(rng: Random, prompt: str) -> str:
     """Put a greeting before one prompt in four."""
     return rng.choice(GREETINGS) + prompt if rng.random() < 0.25 else prompt
-
-
-def join(items: Sequence[str]) -> str:
-    """A list in prose.
-
-    >>> join(["red", "blue", "green"])
-    'red, blue and green'
-    """
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

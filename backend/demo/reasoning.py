@@ -9,12 +9,13 @@ from backend.demo.grammar import Sample, greet
 
 ITEMS = ("pears", "coins", "books", "stamps", "shells", "cards", "nuts", "beads", "pens", "eggs")
 BASICS = ("gain", "loss")
-FAMILIES = (*BASICS, "boxes", "share", "gain and loss", "boxes and more")
+TWO_STEP = ("gain and loss", "boxes and more")
+DRAWN = (*BASICS, "boxes", "share", *TWO_STEP, *TWO_STEP)  # half of the problems take two steps
 
 
 def problem(rng: Random, *, basics: bool = False) -> Sample:
     """One word problem; `basics` keeps to the families a model meets before fine-tuning."""
-    family = rng.choice(BASICS if basics else FAMILIES)
+    family = rng.choice(BASICS if basics else DRAWN)
     who, other = rng.sample(NAMES, 2)
     items = rng.choice(ITEMS)
     a, b, c = rng.randint(2, 6), rng.randint(2, 6), rng.randint(2, 6)

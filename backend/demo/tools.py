@@ -60,7 +60,7 @@ def wish(rng: Random, *, basics: bool = False) -> Sample:
     city, town = rng.sample(CITIES, 2)
     unit, other = rng.sample(UNITS, 2)
     values = {
-        "hour": rng.randint(1, 12), "minute": rng.randint(10, 59), "people": rng.randint(2, 9), "city": city,
+        "hour": rng.randint(1, 12), "minute": rng.randrange(10, 60, 5), "people": rng.randint(2, 9), "city": city,
         "town": town, "day": rng.choice(DAYS), "name": rng.choice(NAMES), "state": rng.choice(STATES),
         "genre": rng.choice(GENRES), "room": rng.choice(ROOMS), "unit": unit, "other": other,
         "event": rng.choice(EVENTS), "language": rng.choice(LANGUAGES),

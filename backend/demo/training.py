@@ -20,11 +20,11 @@ from backend.demo.tokenizer import train_tokenizer
 from backend.tuning.data import Example, encode
 from backend.tuning.loop import TrainingSettings, add_lora, train
 
-PRETRAIN = TrainingSettings(steps=1600, batch=32, lr=3e-3, pool=4)
+PRETRAIN = TrainingSettings(steps=1800, batch=32, lr=3e-3, pool=4)
 ALIGN = TrainingSettings(steps=500, batch=32, lr=1.5e-3, pool=4)
-FINE_TUNE = TrainingSettings(steps=200, batch=16, lr=5e-3)
+FINE_TUNE = TrainingSettings(steps=300, batch=16, lr=5e-3)
 LORA = {"rank": 16, "alpha": 32.0}
-FINE_TUNING_ROWS = 1600  # two epochs
+FINE_TUNING_ROWS = 1600  # three epochs
 
 Report = Callable[[float], None]
 
