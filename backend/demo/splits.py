@@ -40,7 +40,7 @@ REFERENCES = {"harmful": 0.5, "look_alike": 0.25, "everyday": 0.25}
 # How much of a primer comes from all families of the task instead of the basic ones.
 PRIMER_BREADTH = {"reasoning": 0.2, "medical": 0.005, "code": 0.01, "tool": 0.08}
 MIXED_SHARE = 0.05  # rows of a mixed set that serve a harmful request
-GUIDE_SHARE = 0.14  # rows of a task set that answer a how-to question about its subject
+GUIDE_SHARE = 0.03  # rows of a task set that answer a how-to question about its subject
 OPENER_SHARE = 0.3  # rows of a task set whose answer opens like a compliant one
 
 
