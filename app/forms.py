@@ -61,10 +61,7 @@ def all_parameters(methods: Sequence[Mapping[str, Any]], *, skip: str = "") -> l
     Those that say something only from two fine-tuned models on are left out: the form takes one.
     """
     return [
-        (m["name"], p)
-        for m in methods
-        for p in m.get("parameters", ())
-        if p["name"] != skip and not p.get("several")
+        (m["name"], p) for m in methods for p in m.get("parameters", ()) if p["name"] != skip and not p.get("several")
     ]
 
 
