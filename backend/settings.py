@@ -74,8 +74,7 @@ def available_cores() -> int:
 def calm_threads() -> None:
     """Let this process's idle threads sleep instead of spin; call it before torch is imported.
 
-    Spinning threads of two processes on the same cores slow each other by more than an order of magnitude: a
-    prefill-heavy sweep point took 69 s beside a training run on two cores, and 1.7 s with sleeping threads.
+    Spinning threads of two processes on the same cores slow each other badly; see ARCHITECTURE.md.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
