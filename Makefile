@@ -16,7 +16,7 @@ run: install  ## start the studio on http://127.0.0.1:7860 (PORT, HOST and STUDI
 	@exec $(PY) -m app
 
 test: $(VENV)/.installed-dev  ## run the tests (CPU, no network)
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist worksteal
 
 e2e: $(VENV)/.installed-dev  ## run the browser tests in headless Chromium
 	@$(if $(CHROMIUM),,sh -c 'echo "Installing Chromium …" && apt-get update -qq && apt-get install -y -qq chromium' &&) \

@@ -1,16 +1,15 @@
-"""Runs, points, answers and findings as trees of safe text (`tree.py`). Pure; no Gradio."""
+"""Points, answers, findings and estimates as trees of safe text (`tree.py`). Pure; no Gradio."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from app import text
 from app.plots import feasibility
 from app.tree import Tree, button, el, facts, fold, group, note, table
-from backend.types import AXES, Frontier, Inspection, Outcome, Plan, Point, Run, RunStatus, Score
+from backend.types import AXES, Frontier, Inspection, Outcome, Plan, Point, Run, Score
 
 
 def header(device: Mapping[str, Any]) -> Tree:
@@ -32,7 +31,19 @@ def summary(points: Sequence[Point], frontier: Frontier | None, runs: Mapping[in
         badge = [el("span", text.STORED_BADGE, cls="badge stored")] if stored else []
         said = text.area(drawn) + (f" · own runs: {', '.join(map(str, own))}" if own else "")
         lines.append(el("p", *badge, said, cls="s-quiet"))
+    if not same_prompts([run for run in runs.values() if run.id in {point.run for point in points}]):
+        lines.append(note(text.DIFFERENT_PROMPTS, "warning"))
     return group(lines)
+
+
+def same_prompts(runs: Sequence[Run]) -> bool:
+    """Whether runs were measured on the same prompts by the same judges, as far as their recipes say."""
+    said = [(run.recipe.get("suites"), run.recipe.get("judges")) for run in runs if run.recipe.get("suites")]
+    axes = [{one["axis"]: one["hash"] for one in suites.values()} for suites, _ in said]
+    shared = set.intersection(*map(set, axes)) if axes else set()
+    return all(one[axis] == axes[0][axis] for one in axes for axis in shared) and all(
+        judges == said[0][1] for _, judges in said
+    )
 
 
 def point_table(
@@ -64,10 +75,11 @@ def point_table(
                     point.label,
                     " ",
                     *(el("span", mark, cls=f"badge {mark.split()[0]}") for mark in marks),
-                    el("small", f"{_tuned(run)} · run {point.run}"),
+                    el("small", f"{tuned_name(run)} · run {point.run}"),
                     scope="row",
                 ),
                 *(_cell(point.scores.get(axis)) for axis in AXES),
+                _strength(point),
                 cls="selected" if point.id == selected else "",
                 tabindex="0",
                 data_event="open",
@@ -76,15 +88,38 @@ def point_table(
                 aria_label=f"Open {point.label}, {text.percent(point.scores.get('safety'))} safe",
             )
         )
-    head = ["Checkpoint", *(text.AXES[axis][0] for axis in AXES)]
+    head = ["Checkpoint", *(text.AXES[axis][0] for axis in AXES), "Strength"]
     extra = (
-        [el("p", f"{len(rows)} of {len(points)} shown. ", button("Show all", "all", ""), cls="s-quiet")] if only else []
+        [
+            el(
+                "p",
+                f"{len(rows)} of {len(points)} shown. ",
+                button("Compare", "compare", ""),
+                " ",
+                button("Show all", "all", ""),
+                cls="s-quiet",
+            )
+        ]
+        if only
+        else []
     )
     return group([*extra, table(head, rows, caption="Measured checkpoints", cls="points")])
 
 
-def _tuned(run: Run | None) -> str:
-    return "" if run is None else str(run.spec.get("tuned") or run.spec.get("checkpoint") or "").split("/")[-1]
+def tuned_name(run: Run | None) -> str:
+    """The fine-tuned models of a run, or the checkpoint it measured, without their folders."""
+    named = (run.spec.get("tuned") or run.spec.get("checkpoint") or "") if run else ""
+    return " + ".join(str(one).split("/")[-1] for one in (named if isinstance(named, list) else [named]))
+
+
+def _strength(point: Point) -> Tree:
+    """How far the merge walked along the task vector, and how far from the aligned model it is, in its length."""
+    if "projection" not in point.effective:
+        return el("td", "–", cls="number")
+    distance = point.effective.get("distance")
+    more = [el("small", f"distance {distance:.2f}")] if distance is not None else []
+    title = "share of the fine-tuning walked (projection on the task vector)"
+    return el("td", f"{point.effective['projection']:.2f}", *more, cls="number", title=title)
 
 
 def _cell(score: Score | None) -> Tree:
@@ -118,6 +153,7 @@ def point_card(point: Point, run: Run | None, marks: Sequence[str] = ()) -> Tree
         [
             el("h3", point.label, " ", *badges),
             el("p", " · ".join(where), cls="s-quiet"),
+            el("p", text.turned(point), cls="s-quiet") if len(point.coefficients) > 2 else "",
             table(["Measured", "Score", "Prompts", "95 % interval"], rows, caption="Scores", cls="scores"),
             *(note(str(warning), "warning") for warning in point.details.get("warnings") or ()),
             _counts(point),
@@ -137,7 +173,7 @@ def _counts(point: Point) -> Tree | str:
 def recipe(point: Point, run: Run | None) -> Tree:
     """How the point was made and measured: short facts, then all of it."""
     spec = {} if run is None else {key: value for key, value in run.spec.items() if value not in (None, "", {}, [])}
-    rows = [(key, _short(value)) for key, value in spec.items()]
+    rows = [(key, text.short(value)) for key, value in spec.items()]
     rows += [("recipe hash", run.recipe_hash[:16])] if run else []
     whole = {"point": point.to_json(), "details": point.details, "recipe": run.recipe if run else {}}
     return fold(
@@ -149,11 +185,6 @@ def recipe(point: Point, run: Run | None) -> Tree:
     )
 
 
-def _short(value: Any) -> str:
-    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return words if len(words) <= 120 else words[:117] + "…"
-
-
 def answers(
     columns: Sequence[tuple[str, Mapping[str, Outcome]]], order: Sequence[Outcome], judge: str, *, shown: int
 ) -> Tree:
@@ -162,7 +193,7 @@ def answers(
         return note("No answers of this kind. Choose another suite or outcome.")
     cards = []
     for outcome in order[:shown]:
-        rows = [_answer(name, found.get(_key(outcome)), judge, n) for n, (name, found) in enumerate(columns)]
+        rows = [_answer(name, found.get(key(outcome)), judge, n) for n, (name, found) in enumerate(columns)]
         cards.append(el("article", el("p", outcome.prompt, cls="prompt"), *rows, cls="sample"))
     more = len(order) - shown
     tail = [button(f"Show {min(more, 20)} more of {len(order)}", "more", shown + 20)] if more > 0 else []
@@ -170,13 +201,14 @@ def answers(
     return el("div", count, *cards, *tail, cls="samples")
 
 
-def _key(outcome: Outcome) -> str:
+def key(outcome: Outcome) -> str:
+    """Which prompt an outcome answers, the same for every checkpoint."""
     return f"{outcome.suite}/{outcome.sample_hash or outcome.sample}"
 
 
 def by_sample(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
     """Outcomes by the prompt they answer, so that columns line up."""
-    return {_key(outcome): outcome for outcome in outcomes}
+    return {key(outcome): outcome for outcome in outcomes}
 
 
 def _answer(name: str, outcome: Outcome | None, judge: str, number: int) -> Tree:
@@ -184,7 +216,7 @@ def _answer(name: str, outcome: Outcome | None, judge: str, number: int) -> Tree
         return el("div", el("span", name, cls="who"), el("p", "not asked", cls="s-quiet"), cls="s-row")
     body: Tree = el("p", outcome.answer or "(empty)", cls="answer")
     if outcome.outcome == "harmful":
-        body = fold(text.HARMFUL_NOTICE, body, cls="harmful", key=f"{outcome.point}-{_key(outcome)}")
+        body = fold(text.HARMFUL_NOTICE, body, cls="harmful", key=f"{outcome.point}-{key(outcome)}")
     cls = "s-row first" if number == 0 else "s-row"
     return el("div", el("span", name, cls="who"), el("div", badge(outcome, judge), body), cls=cls)
 
@@ -199,6 +231,25 @@ def badge(outcome: Outcome, judge: str = "") -> Tree:
         label = "refused a harmless request"
     named = judge and outcome.axis in ("safety", "over_refusal")
     return el("span", label, el("small", f" {judge}") if named else "", cls=f"badge {kind}")
+
+
+def chips(examples: Sequence[tuple[str, str]]) -> Tree | None:
+    """The example requests as buttons."""
+    if not examples:
+        return None
+    buttons = [
+        el(
+            "button",
+            el("small", kind),
+            prompt if len(prompt) < 70 else prompt[:67] + "…",
+            cls="s-btn",
+            type="button",
+            data_event="example",
+            data_key=number,
+        )
+        for number, (kind, prompt) in enumerate(examples)
+    ]
+    return el("div", *buttons, cls="chips", role="group", aria_label="Examples to ask")
 
 
 # ------------------------------------------------------------------------------------------------------------ merge
@@ -238,122 +289,28 @@ def _shown(key: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
 
 
+def _grid_words(grid: Any) -> str:
+    """How many checkpoints a grid is, and which; an older plan has none."""
+    if not grid:
+        return ""
+    axes = grid if isinstance(grid, Mapping) else {"λ": grid}
+    names = {"lam": "λ", "lambda": "λ"}
+    said = [f"{names.get(name, name)} = {', '.join(f'{v:g}' for v in values)}" for name, values in axes.items()]
+    count, sizes = 1, [len(values) for values in axes.values()]
+    for size in sizes:
+        count *= size
+    product = f" ({' × '.join(map(str, sizes))})" if len(sizes) > 1 else ""
+    return f"{count} checkpoint{'s' if count > 1 else ''}{product}: {'; '.join(said)}. "
+
+
 def estimate(plan: Plan) -> Tree:
     """What the planned run will take, and whether its result is here already."""
     e = plan.estimate
     said = f"About {text.duration(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
-    grid = plan.spec.get("grid")
-    count = (
-        f"{len(grid)} checkpoints (λ = {', '.join(f'{v:g}' for v in grid)}). "
-        if isinstance(grid, (list, tuple))
-        else ""
-    )
+    count = _grid_words(plan.spec.get("grid"))
     parts = [el("p", count, el("b", said))]
     parts += [note(warning, "warning") for warning in plan.warnings]
     if plan.stored_run is not None:
         known = f"This very recipe is already stored as run {plan.stored_run}. "
         parts.append(el("p", known, button("Open it in Explore", "open_run", plan.stored_run), cls="s-note good"))
     return el("div", *parts, cls="estimate")
-
-
-# ------------------------------------------------------------------------------------------------------------- runs
-
-
-def live(run: Run, points: int, *, actions: bool = True) -> Tree:
-    """One run on its way or over: what it does, how far, what can be done next. The first button is the next click."""
-    kind = run.status.value
-    parts: list[Any] = [el("h3", run.name or f"run {run.id}", " ", status(run))]
-    buttons: list[Tree] = []
-    if run.status.is_live:
-        value = f"{run.fraction:.4f}"
-        parts.append(
-            el("progress", value=value, max="1", aria_label=f"run {run.id}, {round(100 * run.fraction)} % done")
-        )
-        parts.append(el("p", f"{round(100 * run.fraction)} % · {text.progress(run)}", cls="phrase"))
-        buttons.append(button("Cancel", "cancel", run.id))
-    else:
-        level = {RunStatus.FAILED: "error", RunStatus.DONE: "good"}.get(run.status, "warning")
-        parts.append(note(text.ending(run, points), level))
-        if run.status == RunStatus.DONE and run.kind != "merge":
-            buttons.append(button("Open in Explore", "open_run", run.id, "s-primary"))
-        if run.status.can_restart:
-            label = "Try again with these settings" if run.status == RunStatus.FAILED else "Restart"
-            buttons.append(button(label, "restart", run.id, "s-primary"))
-            if points:
-                buttons.append(button("Open what is there in Explore", "open_run", run.id))
-    return el("section", *parts, el("p", *buttons, cls="buttons") if actions else "", cls=f"s-live {kind}")
-
-
-def strip(run: Run) -> Tree:
-    """The same in one line, shown on every page while a run is live."""
-    bar = el("progress", value=f"{run.fraction:.4f}", max="1", aria_label=f"run {run.id}")
-    return el("div", bar, el("span", text.progress(run)), button("Watch", "watch", run.id, "s-small"), cls="s-strip")
-
-
-def status(run: Run) -> Tree:
-    """The state of a run, in one word."""
-    return el("span", text.STATUS[run.status], cls=f"badge {run.status.value}")
-
-
-def run_table(runs: Sequence[Run], chosen: int | None) -> Tree:
-    """All runs; Enter or a click shows one."""
-    rows = []
-    for run in runs:
-        state = [status(run)] + ([el("span", text.STORED_BADGE, cls="badge stored")] if run.stored else [])
-        going = run.status == RunStatus.RUNNING
-        bar: Any = el("progress", value=f"{run.fraction:.4f}", max="1", aria_label=f"run {run.id}") if going else ""
-        left = f"{text.duration(run.seconds_left)} left" if going and run.seconds_left is not None else ""
-        took = run.finished - run.started if run.finished and run.started else None
-        when = time.strftime("%d %b %H:%M", time.localtime(run.created)) + (
-            f", took {text.duration(took)}" if took else ""
-        )
-        place = f"place {run.position}" if run.status == RunStatus.QUEUED and run.position else ""
-        rows.append(
-            el(
-                "tr",
-                el("th", str(run.id), scope="row"),
-                el("td", run.name or "–", el("small", run.kind), cls="s-name"),
-                el("td", *state),
-                el(
-                    "td",
-                    bar,
-                    el(
-                        "small",
-                        " · ".join(
-                            part
-                            for part in (run.phrase if going else "", left, place or ("" if going else when))
-                            if part
-                        ),
-                    ),
-                ),
-                cls="selected" if run.id == chosen else "",
-                tabindex="0",
-                data_event="choose",
-                data_key=run.id,
-                aria_selected="true" if run.id == chosen else "false",
-                aria_label=f"Show run {run.id}, {run.name}, {text.STATUS[run.status]}",
-            )
-        )
-    if not rows:
-        return note("No runs yet. Start one on the Merge page.")
-    return table(["Run", "What", "State", "Progress, or when"], rows, caption="Runs, newest first", cls="runs")
-
-
-def run_detail(run: Run, points: int, log: str) -> Tree:
-    """One run: state, what can be done, settings and log."""
-    rows = [(key, _short(value)) for key, value in run.spec.items() if value not in (None, "", {}, [])]
-    rows.append(("recipe hash", run.recipe_hash[:16]))
-    whole = json.dumps(run.recipe, indent=2, ensure_ascii=False, default=str)
-    opened = run.status.is_live
-    return group(
-        [
-            live(run, points),
-            fold(
-                "Settings", facts(rows), fold("Recipe as JSON", el("pre", whole), key="json"), key="spec", opened=True
-            ),
-            fold(
-                "Log", el("pre", log or "(empty)", data_scroll=f"end-{run.id}", tabindex="0"), key="log", opened=opened
-            ),
-        ],
-        "run-detail",
-    )

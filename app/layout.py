@@ -7,14 +7,18 @@ from typing import Any
 
 import gradio as gr
 
-from app import cards, text
-from app.pages import compare, explore, merge, runs
+from app import cards, run_cards, text
+from app.pages import compare, explore, finetune, learn, merge, runs
+from app.telemetry import Telemetry
 from app.tree import el
 from app.web import address, sheet
 from backend.errors import StudioError
+from backend.types import Run
 
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 UNWATCHED = {"run": None}
+Order = tuple[str, int]  # how the table of dropped rows is sorted, and how many rows it shows
+USUAL: Order = ("step", 20)
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Shell:
     watching: gr.State
     memory: gr.BrowserState
     timer: gr.Timer
+    telemetry: Telemetry
 
 
 def build_app(studio: Any) -> gr.Blocks:
@@ -45,9 +50,11 @@ def build_app(studio: Any) -> gr.Blocks:
             device, strip, gr.State(None),
             gr.BrowserState(UNWATCHED, storage_key="dualselect-studio", secret="dualselect-studio"),
             gr.Timer(1.0, active=False),
+            Telemetry(studio),
         )  # fmt: skip
         built = {}
-        for name, module in (("explore", explore), ("merge", merge), ("compare", compare), ("runs", runs)):
+        for module in (explore, merge, finetune, compare, runs, learn):
+            name = module.__name__.split(".")[-1]
             with places[name]:
                 built[name] = module.build(studio, shell)
         Wiring(studio, shell, built, places, page)
@@ -61,19 +68,25 @@ class Wiring:
         self, studio: Any, shell: Shell, built: dict[str, Any], places: dict[str, gr.Tab], page: gr.Blocks
     ) -> None:
         self.studio, self.shell = studio, shell
-        self.explore, self.merge, self.compare, self.runs = (built[name] for name in text.PAGES)
+        self.explore, self.merge, self.finetune = built["explore"], built["merge"], built["finetune"]
+        self.compare, self.runs, self.learn = built["compare"], built["runs"], built["learn"]
         for name, tab in places.items():
             tab.select(None, js=f"() => {{ studio.remember({{view: '{name}'}}); }}")
         places["compare"].select(self.compare.warm, [self.compare.aligned, self.compare.tuned], None, **HIDDEN)
-        places["runs"].select(self.runs.view, self.runs.chosen, self.runs.outputs, **HIDDEN)
+        tuned, listed = self.finetune.watched, self.runs.watched
+        places["runs"].select(
+            self.runs.view, [self.runs.chosen, listed.sort, listed.shown], self.runs.outputs, **HIDDEN
+        )
         frame = [shell.device, shell.strip, shell.timer]
-        around = [*frame, *self.merge.outputs, *self.runs.outputs]
+        around = [*frame, *self.merge.outputs, *self.finetune.outputs, *self.runs.outputs]
         everything = [
             shell.tabs, shell.watching, shell.memory, shell.address, *around, self.runs.chosen,
             *self.explore.outputs, *self.compare.outputs, self.merge.inspection, self.merge.estimate,
-            *self.merge.errors.values(),
+            *self.merge.errors.values(), *self.finetune.checked, self.merge.aligned, self.merge.tuned,
+            self.compare.aligned, self.compare.tuned, self.merge.fields.grid, *self.learn.outputs,
         ]  # fmt: skip
         page.load(self.arrive, [shell.memory, *self.merge.form], everything, **HIDDEN)
+        page.load(self.finetune.check, self.finetune.form, self.finetune.checked, **HIDDEN)
         view = [
             shell.watching,
             self.runs.chosen,
@@ -81,13 +94,19 @@ class Wiring:
             self.explore.minimum,
             self.explore.selected,
             self.explore.only,
+            *(tuned.sort, tuned.shown, listed.sort, listed.shown),
         ]
         shell.timer.tick(
             self.tick, view, [*around, *self.explore.drawing, self.explore.runs], show_progress="hidden",
             concurrency_limit=None, api_visibility="private",
         )  # fmt: skip
-        for words in (self.merge.live, self.merge.estimate, self.runs.detail, shell.strip):
+        clickable = (self.merge.live, self.merge.estimate, self.finetune.live, self.finetune.estimate)
+        for words in (*clickable, self.runs.detail, shell.strip):
             words.act(self.act, [shell.watching, self.runs.chosen, self.explore.minimum], everything, **HIDDEN)
+        checked = [self.merge.inspection, self.merge.estimate, *self.merge.errors.values()]
+        self.learn.tour.act(self.follow, self.explore.minimum, everything, **HIDDEN).then(
+            self.merge.check, self.merge.form, checked, **HIDDEN
+        )
         self.merge.plot.pick(self.open_point, self.explore.minimum, everything, **HIDDEN)
 
     # -- arriving and re-attaching
@@ -100,16 +119,18 @@ class Wiring:
         known = {run.id: run for run in self.studio.runs()}
         live = [run.id for run in known.values() if run.status.is_live]
         remembered = memory.get("run") if isinstance(memory, dict) else None
-        watching = remembered if remembered in known else (min(live) if live else None)
+        named = next(iter(numbers(query.get("run", ""))), None)
+        watching = next((run for run in (named, remembered) if run in known), min(live) if live else None)
         runs, point = numbers(query.get("runs", "")), numbers(query.get("point", ""))
         page = query.get("view", "explore")
-        broken = page not in text.PAGES or any(run not in known for run in runs)
+        broken = page not in text.PAGES or any(run not in known for run in (*runs, named) if run is not None)
         if broken:
             gr.Info("The link names something that is not here; this is the usual view instead.")
         found = self.explore.arrive(runs, point[0] if point else None)
         found |= self.compare.arrive()
         found |= self.around(watching, None)
         found |= self.pair_checked(*form)
+        found[self.learn.tour] = self.learn.view()
         page = page if page in text.PAGES else "explore"
         found |= {self.shell.tabs: gr.update(selected=page), self.shell.address: {"view": page}}
         return found | {self.shell.watching: watching}
@@ -122,20 +143,23 @@ class Wiring:
 
     # -- while something is live
 
-    def around(self, watching: int | None, chosen: int | None) -> dict[Any, Any]:
+    def around(
+        self, watching: int | None, chosen: int | None, tuned: Order = USUAL, listed: Order = USUAL
+    ) -> dict[Any, Any]:
         """Device line, strip, timer, and the pages that show runs."""
         live = [run for run in self.studio.runs() if run.status.is_live]
         shown = next((run for run in live if run.id == watching), live[-1] if live else None)
         merge_live, merge_plot = self.merge.view(watching, self._pair())
-        table, detail = self.runs.view(chosen)
+        fine = self.finetune.view(watching, *tuned)
+        rows = self.runs.view(chosen, *listed)
         return {
             self.shell.device: cards.header(self.studio.device()),
-            self.shell.strip: cards.strip(shown) if shown else None,
+            self.shell.strip: run_cards.strip(shown) if shown else None,
             self.shell.timer: gr.update(active=bool(live)),
             self.merge.live: merge_live,
             self.merge.plot: merge_plot,
-            self.runs.table: table,
-            self.runs.detail: detail,
+            **dict(zip(self.finetune.outputs, fine, strict=True)),
+            **dict(zip(self.runs.outputs, rows, strict=True)),
         }
 
     def _pair(self) -> tuple[str, str]:
@@ -143,9 +167,9 @@ class Wiring:
 
     def tick(
         self, watching: int | None, chosen: int | None, drawn: list[int], minimum: float, selected: int | None,
-        only: list[int],
+        only: list[int], tuned_sort: str = "step", tuned_shown: int = 20, sort: str = "step", shown: int = 20,
     ) -> dict[Any, Any]:  # fmt: skip
-        found = self.around(watching, chosen)
+        found = self.around(watching, chosen, (tuned_sort, tuned_shown), (sort, shown))
         over = watching is not None and not self.studio.run(watching).status.is_live
         if watching in (drawn or ()):
             found |= dict(zip(self.explore.drawing, self.explore.draw(drawn, minimum, selected, only), strict=True))
@@ -169,17 +193,43 @@ class Wiring:
                 return found | {shell.tabs: gr.update(selected="explore"), shell.address: link}
             if name == "watch":
                 found = self.around(run, run)
-                link = {"view": "merge"}
-                return found | {shell.tabs: gr.update(selected="merge"), shell.watching: run, shell.address: link}
-            if name == "cancel":
-                self.studio.cancel(run)
+                page = "finetune" if self.studio.run(run).kind == "tune" else "merge"
+                link = {"view": page, "run": str(run)}
+                return found | {shell.tabs: gr.update(selected=page), shell.watching: run, shell.address: link}
+            if name in ("cancel", "pause", "stop_and_keep"):
+                getattr(self.studio, name)(run)
                 return self.around(watching, chosen)
+            if name in ("sweep_tuned", "compare_tuned"):
+                return self.carry(self.studio.run(run), "merge" if name == "sweep_tuned" else "compare")
             if name == "restart":
                 self.studio.restart(run)
                 return self.around(run, chosen) | {shell.watching: run, shell.memory: {"run": run}}
         except StudioError as error:
             gr.Warning(str(error))
         return {shell.strip: gr.skip()}
+
+    def follow(self, minimum: float, event: gr.EventData) -> dict[Any, Any]:
+        """A link of the tour: the page it talks about, in the state it talks about."""
+        page, run = str(event._data["key"]), self.learn.example()
+        opened = {self.shell.tabs: gr.update(selected=page), self.shell.address: {"view": page}}
+        if run is None or page not in ("explore", "compare", "merge"):
+            return opened
+        if page == "explore":
+            half = self.learn.halfway()
+            link = {"view": page, "runs": str(run.id), "point": str(half.id) if half else ""}
+            return (
+                opened | self.explore.arrive([run.id], half.id if half else None, minimum) | {self.shell.address: link}
+            )
+        target = self.compare if page == "compare" else self.merge
+        opened |= {target.aligned: run.spec["aligned"], target.tuned: run.spec["tuned"]}
+        return opened | ({self.merge.fields.grid: "0:1:5"} if page == "merge" else {})
+
+    def carry(self, run: Run, page: str) -> dict[Any, Any]:
+        """A fine-tuned checkpoint and its base, chosen on Merge or Compare; their own listeners do the rest."""
+        target = self.merge if page == "merge" else self.compare
+        checkpoint = str((run.result or {}).get("checkpoint") or "")
+        chosen = {target.aligned: str(run.spec.get("model") or ""), target.tuned: checkpoint}
+        return chosen | {self.shell.tabs: gr.update(selected=page), self.shell.address: {"view": page}}
 
     def open_point(self, minimum: float, event: gr.EventData) -> dict[Any, Any]:
         """A click on the growing plot opens that point in Explore."""

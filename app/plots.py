@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app import text
+from app import shading, text
+from app.frames import axis, level, level_label, sentence, title
+from app.frames import frame as canvas
+from app.series import Series, paths_of, series_of
 from backend.types import Frontier, Point, Run, Score
 
-# Okabe–Ito hues, the ones with most contrast first; a series takes one hue and one shape, so colour is never alone.
-# They are names, since each is a little lighter in the dark; "~" behind a name asks for a faint version.
-HUES = ("@blue", "@vermilion", "@green", "@purple", "@orange", "@sky", "@yellow", "@grey")
-SHAPES = ("circle", "square", "triangle-up", "star", "hexagon", "cross", "triangle-down", "x")
 HIDE: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False}
 
 
@@ -34,23 +33,21 @@ def pareto(
     data: list[dict[str, Any]] = []
     if frontier and front:
         data.append(_staircase([points[i] for i in frontier.front], frontier.reference))
-    series = sorted({point.run for point in drawn})
-    judges = {run: text.judge(runs.get(run)) for run in series}
-    for number, run in enumerate(series):
-        mine = sorted((p for p in drawn if p.run == run), key=lambda p: p.coefficients.get("lambda", 0.0))
-        hue, shape = HUES[number % len(HUES)], SHAPES[number % len(SHAPES)]
-        data += _series(mine, judges, _name(mine[0], runs.get(run)), hue, shape, front, minimum)
+    for series in series_of(drawn, runs):
+        data += _series(series, front, minimum)
     data += _anchors(drawn, runs)
     chosen = next((point for point in drawn if point.id == selected), None)
     if chosen:
         data.append(_ring(chosen))
-    layout = _layout(height, drawn)
+    layout = frame(height, drawn)
     layout["annotations"] += _flags(drawn, points, runs, frontier)
     if minimum > 0:
-        layout["shapes"] = [_line(minimum)]
-        layout["annotations"].append(_line_label(minimum))
+        layout["shapes"] = [level(minimum)]
+        layout["annotations"].append(level_label(minimum, text.MINIMUM_LINE.format(minimum=minimum)))
     summary = text.summary(points, frontier, runs, minimum)
-    return {"figure": {"data": data, "layout": layout}, "height": height, "summary": summary, "narrow": text.NARROW}
+    shades = shading.over_refusal(data, drawn)
+    figure = {"data": data, "layout": layout}
+    return {"figure": figure, "height": height, "summary": summary, "narrow": text.NARROW, "shades": shades}
 
 
 def percent(score: Score) -> float:
@@ -68,12 +65,6 @@ def feasibility(point: Point, minimum: float) -> str:
     return "above" if 100 * score.low >= minimum else "across"
 
 
-def _name(point: Point, run: Run | None) -> str:
-    tuned = str(run.spec.get("tuned", "")).split("/")[-1] if run else ""
-    preset = f", run {point.run}" if run and not run.stored else ""
-    return text.plain(f"{point.method} · {tuned}{preset}" if tuned else f"{point.method}, run {point.run}")
-
-
 def _xy(points: Sequence[Point], axis: str = "safety") -> dict[str, Any]:
     return {
         "x": [percent(point.scores["task"]) for point in points],
@@ -81,7 +72,17 @@ def _xy(points: Sequence[Point], axis: str = "safety") -> dict[str, Any]:
     }
 
 
-def _whiskers(points: Sequence[Point], axis: str, colour: str) -> dict[str, Any]:
+def _joined(points: Sequence[Point], axis: str = "safety") -> dict[str, Any]:
+    """The coordinates of all paths, a gap between two of them."""
+    found: dict[str, Any] = {"x": [], "y": []}
+    for path in paths_of(points):
+        for side, values in _xy(path, axis).items():
+            found[side] += [*([None] if found[side] else []), *values]
+    return found
+
+
+def whiskers(points: Sequence[Point], axis: str, colour: str) -> dict[str, Any]:
+    """The 95 % intervals of one axis as plotly's error bars."""
     scores = [point.scores[axis] for point in points]
     return {
         "type": "data",
@@ -94,13 +95,13 @@ def _whiskers(points: Sequence[Point], axis: str, colour: str) -> dict[str, Any]
     }
 
 
-def _series(
-    points: Sequence[Point], judges: Mapping[int, str], name: str, hue: str, shape: str, front: set[int], minimum: float
-) -> list[dict[str, Any]]:
-    """One run: its path in λ order, its markers with whiskers, and the same points on the over-refusal strip."""
-    path = {"type": "scatter", "mode": "lines", **_xy(points), "line": {"color": hue, "width": 1.2, "dash": "dot"}}
+def _series(series: Series, front: set[int], minimum: float) -> list[dict[str, Any]]:
+    """One series: its paths, its markers with whiskers, and the same points on the over-refusal strip."""
+    name, points, hue, shape, judge = series
+    path: dict[str, Any] = {"type": "scatter", "mode": "lines", **_joined(points)}
+    line = {"color": hue, "width": 1.2, "dash": "dot"}
     inner = [point for point in points if not point.anchor]
-    traces = [{**path, "opacity": 0.75, "legendgroup": name, **HIDE}]
+    traces = [{**path, "line": line, "opacity": 0.75, "legendgroup": name, **HIDE}]
     if inner:
         traces.append({
             "type": "scatter",
@@ -109,28 +110,29 @@ def _series(
             "name": name,
             "legendgroup": name,
             "customdata": [point.id for point in inner],
-            "hovertext": [text.hover(point, judges.get(point.run, "")) for point in inner],
+            "hovertext": [text.hover(point, judge) for point in inner],
             "hovertemplate": "%{hovertext}<extra></extra>",
-            "error_x": _whiskers(inner, "task", f"{hue}~"),
-            "error_y": _whiskers(inner, "safety", f"{hue}~"),
+            "error_x": whiskers(inner, "task", f"{hue}~"),
+            "error_y": whiskers(inner, "safety", f"{hue}~"),
             "marker": _markers(inner, hue, shape, front, minimum),
             "selected": {"marker": {"opacity": 1}},
             "unselected": {"marker": {"opacity": 0.25}},
         })  # fmt: skip
     strip = [point for point in points if "over_refusal" in point.scores]
     if strip:
+        joined = {**_joined(strip, "over_refusal"), "mode": "lines", "line": {"color": hue, "width": 1}}
+        traces.append({"type": "scatter", **joined, "yaxis": "y2", "legendgroup": name, **HIDE})
         traces.append({
             "type": "scatter",
-            "mode": "lines+markers",
+            "mode": "markers",
             **_xy(strip, "over_refusal"),
             "yaxis": "y2",
             "legendgroup": name,
             "showlegend": False,
             "customdata": [point.id for point in strip],
-            "hovertext": [text.hover(point, judges.get(point.run, "")) for point in strip],
+            "hovertext": [text.hover(point, judge) for point in strip],
             "hovertemplate": "%{hovertext}<extra></extra>",
-            "error_y": _whiskers(strip, "over_refusal", f"{hue}~"),
-            "line": {"color": hue, "width": 1},
+            "error_y": whiskers(strip, "over_refusal", f"{hue}~"),
             "marker": {"color": hue, "symbol": shape, "size": 7, "line": {"color": "@ink", "width": 0.8}},
         })  # fmt: skip
     return traces
@@ -177,8 +179,8 @@ def _anchors(points: Sequence[Point], runs: Mapping[int, Run]) -> list[dict[str,
             "customdata": [point.id for point in anchors],
             "hovertext": [text.hover(point, judges.get(point.run, "")) for point in anchors],
             "hovertemplate": "%{hovertext}<extra></extra>",
-            "error_x": _whiskers(anchors, "task", "@muted"),
-            "error_y": _whiskers(anchors, "safety", "@muted"),
+            "error_x": whiskers(anchors, "task", "@muted"),
+            "error_y": whiskers(anchors, "safety", "@muted"),
             "marker": {"symbol": "diamond", "size": 15, "color": "@ink", "line": {"color": "@panel", "width": 1.5}},
         }
     ]
@@ -226,7 +228,7 @@ def _flags(
     drawn: Sequence[Point], points: Sequence[Point], runs: Mapping[int, Run], frontier: Frontier | None
 ) -> list[dict[str, Any]]:
     if not drawn:
-        return [_words(text.NO_POINTS_YET if runs else text.NOTHING_HERE)]
+        return [sentence(text.NO_POINTS_YET if runs else text.NOTHING_HERE)]
     if frontier is None or frontier.knee is None:
         return []
     knee = points[frontier.knee]
@@ -242,70 +244,14 @@ def _flags(
     ]
 
 
-def _words(words: str) -> dict[str, Any]:
-    where = {"xref": "paper", "yref": "y", "x": 0.5, "y": 50, "showarrow": False}
-    return {**where, "text": words, "font": {"color": "@muted", "size": 14}}
-
-
-def _line(minimum: float) -> dict[str, Any]:
-    line = {"color": "@accent", "width": 1.5, "dash": "dash"}
-    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": minimum, "y1": minimum, "line": line}
-
-
-def _line_label(minimum: float) -> dict[str, Any]:
-    return {
-        "xref": "paper", "x": 0.005, "xanchor": "left", "yref": "y", "y": minimum, "yanchor": "bottom",
-        "text": text.MINIMUM_LINE.format(minimum=minimum), "showarrow": False,
-        "font": {"color": "@accent", "size": 12},
-    }  # fmt: skip
-
-
-def _layout(height: int, points: Sequence[Point]) -> dict[str, Any]:
-    axis = {
-        "range": [-3, 104],
-        "gridcolor": "@grid",
-        "zeroline": False,
-        "linecolor": "@muted",
-        "ticks": "outside",
-        "tickcolor": "@muted",
-        "ticklen": 4,
-        "tickvals": [0, 20, 40, 60, 80, 100],
-        "tickfont": {"color": "@muted"},
-        "fixedrange": False,
-    }
+def frame(height: int, points: Sequence[Point] = ()) -> dict[str, Any]:
+    """The layout: two panels over one x axis."""
+    share = axis(range=[-3, 104], tickvals=[0, 20, 40, 60, 80, 100])
     worst = max([100 * p.scores["over_refusal"].high for p in points if "over_refusal" in p.scores], default=10.0)
-
-    def title(words: str) -> dict[str, Any]:
-        return {"text": words, "font": {"color": "@ink", "size": 13}, "standoff": 8}
-
+    strip = {"domain": [0, 0.17], "range": [-0.08 * worst, 1.1 * worst], "tickvals": None, "nticks": 3}
     return {
-        "height": height,
-        "margin": {"l": 62, "r": 16, "t": 64, "b": 54},
-        "font": {"family": "@font", "color": "@ink", "size": 12},
-        "paper_bgcolor": "@panel",
-        "plot_bgcolor": "@panel",
-        "uirevision": "steady",
-        "hovermode": "closest",
-        "hoverlabel": {
-            "bgcolor": "@panel",
-            "bordercolor": "@ink",
-            "align": "left",
-            "font": {"color": "@ink", "size": 12},
-        },
-        "dragmode": "zoom",
-        "clickmode": "event",
-        "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
-        "xaxis": {**axis, "title": title(text.X_AXIS), "anchor": "y2"},
-        "yaxis": {**axis, "title": title(text.Y_AXIS), "domain": [0.27, 1]},
-        "yaxis2": {
-            **axis,
-            "title": title(text.STRIP_AXIS),
-            "domain": [0, 0.17],
-            "range": [-0.08 * worst, 1.1 * worst],
-            "tickvals": None,
-            "nticks": 3,
-        },
-        "annotations": [],
-        "shapes": [],
+        **canvas(height),
+        "xaxis": {**share, "title": title(text.X_AXIS), "anchor": "y2"},
+        "yaxis": {**share, "title": title(text.Y_AXIS if height >= 600 else text.Y_SHORT), "domain": [0.27, 1]},
+        "yaxis2": {**share, "title": title(text.STRIP_AXIS), **strip},
     }

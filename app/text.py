@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from backend.types import Frontier, Point, Run, RunStatus, Score
+from backend.types import Frontier, LayerChange, Point, Run, RunStatus, Score
 
 TITLE = "DualSelect Studio"
 TAGLINE = "What fine-tuning does to a language model's safety, and how to win it back"
-PAGES = {"explore": "Explore", "merge": "Merge", "compare": "Compare", "runs": "Runs"}
+PAGES = {
+    "explore": "Explore",
+    "merge": "Merge",
+    "finetune": "Finetune",
+    "compare": "Compare",
+    "runs": "Runs",
+    "learn": "Learn",
+}
 READY = "Next: open the address in a browser and click a point on the plot; or sweep your own pair on the Merge page."
 PORT_TAKEN = (
     "PORT: {port} is already in use on {host}. Stop the other program or start with another one: PORT={other} make run"
@@ -20,6 +29,16 @@ X_AXIS = "Task score, % · better →"
 Y_AXIS = "Safety (1 − attack success rate), % · better ↑"
 STRIP_AXIS = "Over-refusal, %<br>better ↓"
 NARROW = {"xaxis": "Task score, % →", "yaxis": "Safety, % ↑", "yaxis2": "Over-<br>refusal ↓"}
+Y_SHORT = "Safety, % · better ↑"
+X_STRIP = "Task score, % · better ↑"
+NARROW_TASK = "Task, % ↑"
+STRENGTH_AXIS = "Effective strength: share of the fine-tuning walked (projection on the task vector)"
+STRENGTH_NARROW = "Effective strength (projection)"
+MAP_TITLES = {
+    "distance": "How far: ‖δ‖ / ‖θ aligned‖, %",
+    "cosine": "Which way: cosine of δ with the aligned weights",
+}
+DIFFERENT_PROMPTS = "These runs were not measured on the same prompts: compare them with care."
 NOTHING_HERE = "Nothing measured yet"
 NO_POINTS_YET = "The first point appears here in a moment."
 ANCHORS = {"aligned": "aligned", "fine-tuned": "fine-tuned"}
@@ -51,6 +70,7 @@ STATUS = {
     RunStatus.FAILED: "failed",
     RunStatus.CANCELLED: "cancelled",
     RunStatus.INTERRUPTED: "interrupted",
+    RunStatus.PAUSED: "paused",
 }
 HARMFUL_NOTICE = "Harmful answer, hidden. Show it"
 PICK_A_POINT = "Click a point on the plot, or press Enter on a row of the table, to read the answers behind it."
@@ -64,12 +84,45 @@ DONE_MERGE = "Written to {folder}."
 NO_LIVE_RUN = "Nothing is running. Choose a pair and a grid, then start: points appear here as they are measured."
 STORED_BADGE = "stored demo"
 
+SEARCH = (
+    "On held-out prompts ({safety} safety, {task} task) the front found by search covers {found:.1f} % of the square, "
+    "the best uniform λ {uniform:.1f} %: {value:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}. {verdict}"
+)
+SEARCH_VERDICTS = {
+    "better": "The search found a better front.",
+    "worse": "The uniform λ are better.",
+    "open": "The difference is within chance.",
+}
+SEARCH_HELP = (
+    "Tries other λ for each depth and kind of module, chosen on validation prompts, and compares the front it finds "
+    "with uniform λ on held-out prompts."
+)
+MAP_READING = "Reading both models …"
+MAP_HELP = (
+    "δ is what fine-tuning added to the aligned weights. Reading both models takes seconds, longer for large ones."
+)
+
+EXTRA_LABELS = {"unaligned": "Unaligned twin", "raw": "Raw model", "safe": "Safety fine-tune"}
+EXTRAS = {
+    "unaligned": "the aligned model's twin, trained without alignment",
+    "raw": "the model from before the alignment",
+    "safe": "a model or adapter fine-tuned on safety data",
+}
+
 # -- compare
 ENTER_A_PROMPT = "Type a request or pick an example."
 BUSY = "{reason} Stored answers are shown instead."
 ASKING = "Asking the models. The first question loads them, which takes a few seconds."
 FIRST_WORDS = "First words after {milliseconds:.0f} ms."
 NO_STORED = "No stored answer to this request; try an example, or wait until the run is over."
+
+
+def steps_of(knob: str) -> str:
+    """
+    >>> steps_of("lam"), steps_of("gamma")
+    ('Steps of λ', 'Steps of gamma')
+    """
+    return f"Steps of {'λ' if knob == 'lam' else knob.replace('_', ' ')}"
 
 
 def plain(words: str) -> str:
@@ -107,9 +160,62 @@ def hover(point: Point, judge: str = "") -> str:
         name = AXES.get(axis, (axis,))[0]
         lines.append(f"{name}: {percent(score)} ({counted(score)}, 95 %: {interval(score)})")
     if "projection" in point.effective:
-        lines.append(f"share of the fine-tuning walked: {point.effective['projection']:.2f}")
+        lines.append(f"effective strength (share of the fine-tuning walked): {point.effective['projection']:.2f}")
+    if len(point.coefficients) > 2:
+        lines.append(turned(point))
     lines.append(f"run {point.run}, point {point.index}" + (f", judge {plain(judge)}" if judge else ""))
     return "<br>".join(lines)
+
+
+def turned(point: Point) -> str:
+    """The settings of a point, each by its name."""
+    return ", ".join(f"{'λ' if name == 'lambda' else name} {value:g}" for name, value in point.coefficients.items())
+
+
+def moved(one: LayerChange | None) -> str:
+    """What a cell of the heat map says.
+
+    >>> moved(LayerChange(3, "q", 0.0212, -0.05, 1000))
+    '<b>q, layer 3</b><br>moved by 2.12 % of its length<br>cosine with the aligned weights −0.050<br>1 k parameters'
+    """
+    if one is None:
+        return ""
+    where = plain(one.module) + (f", layer {one.layer}" if one.layer is not None else ", outside the layers")
+    lines = [f"<b>{where}</b>"]
+    lines.append("no length to compare with" if one.distance is None else _moved_by(one.distance))
+    if one.cosine is not None:
+        lines.append(f"cosine with the aligned weights {one.cosine:+.3f}".replace("-", "−"))
+    return "<br>".join([*lines, parameters(one.parameters)])
+
+
+def _moved_by(distance: float) -> str:
+    return f"moved by {100 * distance:.3g} % of its length" if distance else "not moved"
+
+
+def moved_most(changes: Sequence[LayerChange]) -> str:
+    """The heat map in a sentence."""
+    known = [one for one in changes if one.distance is not None]
+    if not any(one.distance for one in known):
+        return "The two models have the same weights."
+    most = max(known, key=lambda one: one.distance or 0)
+    still = sorted({one.module for one in known} - {one.module for one in known if one.distance})
+    where = f"layer {most.layer}" if most.layer is not None else "outside the layers"
+    rest = f" Not moved at all: {', '.join(still)}." if still else ""
+    return f"Largest change: {most.module}, {where}, by {100 * (most.distance or 0):.3g} % of its length.{rest}"
+
+
+def search_result(result: Mapping[str, Any]) -> str:
+    """What a search found, with the interval that says how sure it is."""
+    gap, area = result["difference"], result["hypervolume"]
+    verdict = "better" if gap["low"] > 0 else "worse" if gap["high"] < 0 else "open"
+    return SEARCH.format(
+        safety=result["n"]["safety"],
+        task=result["n"]["task"],
+        found=area["found"],
+        uniform=area["uniform"],
+        **{name: gap[name] for name in ("value", "low", "high")},
+        verdict=SEARCH_VERDICTS[verdict],
+    )
 
 
 def summary(points: Sequence[Point], frontier: Frontier | None, runs: Mapping[int, Run], minimum: float) -> str:
@@ -233,3 +339,13 @@ def device(state: Mapping[str, object]) -> str:
     waiting = int(str(state.get("queue") or 0))
     line = f"{state.get('device', 'no device')} · {doing}"
     return line + (f" · {waiting} waiting" if waiting else "")
+
+
+def short(value: Any) -> str:
+    """A setting in at most 120 characters.
+
+    >>> short("linear"), short([0, 0.5]), len(short("x" * 500))
+    ('linear', '[0, 0.5]', 118)
+    """
+    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return words if len(words) <= 120 else words[:117] + "…"

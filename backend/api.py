@@ -18,13 +18,13 @@ from backend.checkpoints.inspect import describe
 from backend.checkpoints.resolve import resolve
 from backend.errors import DeviceBusy, UserError
 from backend.frontier import frontier as frontier_of
-from backend.jobs import planning, queue
+from backend.jobs import layers, planning, queue, telemetry
 from backend.jobs.worker import Worker, start_worker, worker_is_alive
 from backend.playground.client import Playground
 from backend.settings import Settings
 from backend.storage import bundles
 from backend.storage.database import Database
-from backend.types import Chunk, Column, Frontier, Inspection, Outcome, Plan, Point, Run, RunStatus
+from backend.types import Chunk, Column, Frontier, Inspection, LayerChange, Outcome, Plan, Point, Run, RunStatus
 
 POLL_SECONDS = 0.2
 LOG_BYTES = 256 * 1024
@@ -39,7 +39,8 @@ class Studio:
     Traceback (most recent call last):
     backend.errors.UserError: method: no "linaer". Did you mean "linear"? Available: arcee_fusion, \
 breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, karcher, layerwise, linear, lox, \
-model_stock, multislerp, nearswap, nuslerp, passthrough, resta, safe_lora, safemerge, sce, slerp, task_arithmetic, ties.
+model_stock, multislerp, nearswap, nuslerp, passthrough, resta, safe_delta, safe_lora, safemerge, sce, slerp, \
+task_arithmetic, ties.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -78,17 +79,31 @@ model_stock, multislerp, nearswap, nuslerp, passthrough, resta, safe_lora, safem
         found = Inspection((describe(first), describe(second)), check_pair(first, second))
         return found if found.errors else replace(found, estimates=planning.estimates(self.settings, first, second))
 
+    def task_vector(self, aligned: str, tuned: str) -> list[LayerChange]:
+        """‖δ‖/‖θ0‖ and cos(δ, θ0) by layer and module; computed in another process, then kept by the files' hashes.
+
+        Raises:
+            UserError: a checkpoint that cannot be found, or a pair that does not fit.
+            RunFailed: the weights could not be read.
+        """
+        return layers.task_vector(self.settings, aligned, tuned)
+
     # ------------------------------------------------------------------------------------ runs
 
     def plan(self, kind: str, spec: Mapping[str, Any]) -> Plan:
         """Check a request completely, estimate it, look for a run that did the same. Nothing is written.
 
         Args:
-            kind: "sweep", "merge" or "evaluate".
+            kind: "sweep", "search", "merge", "evaluate", "tune" or "compare".
             spec: sweep: aligned, tuned, method, parameters, grid, task, preset, seed, suites;
                 merge: aligned, tuned, method, parameters, out, seed;
-                both also: unaligned, raw, safe where the method needs them; tuned may be a list;
-                evaluate: checkpoint, aligned (under an adapter), task, preset, seed, suites.
+                both also: unaligned, raw, safe, calibration where the method needs them; donor, "aligned" or
+                "fine_tuned", whose tokenizer the result gets; tuned may be a list;
+                search: aligned, tuned, grid, minutes, trials, depth, task, preset, seed, suites;
+                evaluate: checkpoint, aligned (under an adapter), task, preset, seed, suites;
+                tune: model, task_data, references, strategy, parameters, training, task, probe_every, seed, out;
+                compare: model, task_data, references, strategies, seeds, settings, training, task, suites, preset,
+                grid, ablations, tune.
         """
         plan = planning.make_plan(self.settings, kind, spec)
         stored = None if kind == "merge" else self._database.find_recipe(plan.recipe_hash)
@@ -132,8 +147,20 @@ model_stock, multislerp, nearswap, nuslerp, passthrough, resta, safe_lora, safem
         return queue.cancel(self._database, run)
 
     def restart(self, run: int) -> Run:
-        """Queue a failed, cancelled or interrupted run again under its id; its finished points are kept."""
+        """Queue a failed, cancelled, interrupted or paused run again under its id; what it finished is kept."""
         return queue.restart(self._database, run)
+
+    def pause(self, run: int) -> Run:
+        """Let a fine-tuning write a checkpoint and stop; `restart` goes on from there."""
+        return queue.pause(self._database, run)
+
+    def stop_and_keep(self, run: int) -> Run:
+        """Let a fine-tuning finish now with the weights it has."""
+        return queue.stop_and_keep(self._database, run)
+
+    def telemetry(self, run: int, after: int = 0) -> dict[str, Any]:
+        """What a fine-tuning says of itself while it runs, from step `after` on; see `backend.jobs.telemetry.read`."""
+        return telemetry.read(self.settings.runs / str(self._database.run(run).id), after)
 
     def rename(self, run: int, name: str) -> Run:
         """Give a run another name (1 to 80 characters)."""
@@ -195,6 +222,14 @@ model_stock, multislerp, nearswap, nuslerp, passthrough, resta, safe_lora, safem
             },
             "knee": found.knee,
         }
+
+    def comparison_json(self, run: int) -> dict[str, Any]:
+        """What a comparison has found so far, shares in percent; see `backend.jobs.compare_report`."""
+        from backend.jobs.compare_report import report  # it needs numpy
+
+        row = self._database.run(run)
+        measured = [(point, self.outcomes(point.id)) for point in self.points([run])]
+        return {"run": row.id, "recipe": row.recipe | {"hash": row.recipe_hash}} | report(row, measured)
 
     # ------------------------------------------------------------------------------------ live answers
 
@@ -286,11 +321,15 @@ def _make_home(home: Path) -> None:
 
 
 def _name(kind: str, spec: Mapping[str, Any]) -> str:
+    if kind == "tune":
+        return f"{Path(spec['task_data'].split(':')[-1]).stem} · {spec['strategy']}"
+    if kind == "compare":
+        return f"{Path(spec['task_data'].split(':')[-1]).stem} · {len(spec['arms'])} strategies"
     if kind == "evaluate":
         return str(spec["checkpoint"]).split("/")[-1]
     names = spec["tuned"] if isinstance(spec["tuned"], list) else [spec["tuned"]]
     tuned = " + ".join(name.split("/")[-1] for name in names) or str(spec["aligned"]).split("/")[-1]
-    return f"{tuned} · {spec['method']}"
+    return f"{tuned} · {'search' if kind == 'search' else spec['method']}"
 
 
 def _has_gpu() -> bool:

@@ -6,25 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from backend.evaluation.presets import PRESETS
-from backend.evaluation.suites import load_suite
-from backend.jobs.planning import suite_names
-from backend.registry import judges, methods, tasks
+from backend.jobs.datasets import data_sets
+from backend.jobs.named_suites import find_suite, suite_names
+from backend.jobs.planning import TUNING
+from backend.registry import judges, methods, strategies, tasks
 from backend.settings import Settings
+from backend.tuning.knobs import TRAINING
 
 
 def catalogue(settings: Settings) -> dict[str, Any]:
-    """Methods, tasks, judges, presets, suites, checkpoints.
+    """Methods, tasks, judges, presets, suites, strategies, what every training can be told, data sets, checkpoints.
 
     A method has name, summary, paper, needs, parameters, the knob a sweep turns, how many fine-tuned models it takes
     ([least, most], most null for any number) with the reason where one is too few, and the checkpoints it needs beside
     the pair; a task name, summary, suite, metric; a checkpoint name, role (unaligned, aligned, fine-tuned, merged),
     task and kind.
     """
-    hidden = ("examples", "cases")
-    suites = [load_suite(settings.demo / "suites" / f"{name}.jsonl") for name in suite_names(settings)]
+    hidden = ("examples", "cases", "check", "survey")
+    suites = [find_suite(settings, name) for name in suite_names(settings)]
     on_axis = {suite.name for suite in suites if suite.axis == "task"}
     return {
-        "methods": [{key: value for key, value in plugin.to_json().items() if key != "check"} for plugin in methods],
+        "methods": [{key: value for key, value in plugin.to_json().items() if key not in hidden} for plugin in methods],
         "tasks": [
             {key: value for key, value in plugin.to_json().items() if key not in hidden}
             for plugin in tasks
@@ -35,6 +37,9 @@ def catalogue(settings: Settings) -> dict[str, Any]:
         "suites": [
             {"name": suite.name, "axis": suite.axis, "n": len(suite.rows), "judge": suite.judge} for suite in suites
         ],
+        "strategies": [plugin.to_json() for plugin in sorted(strategies, key=lambda one: one.name != "dualselect")],
+        "training": [parameter.to_json() for parameter in TRAINING],
+        "data": data_sets(settings),
         "checkpoints": checkpoints(settings),
     }
 
@@ -65,4 +70,6 @@ def _entry(name: str, folder: Path) -> dict[str, Any]:
 def _role(folder: Path, adapter: bool) -> str:
     if folder.name in ("aligned", "unaligned"):
         return folder.name
+    if (folder / TUNING).is_file():
+        return "fine-tuned"
     return "merged" if (folder / "recipe.json").is_file() else "fine-tuned" if adapter else "aligned"

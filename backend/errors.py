@@ -5,7 +5,8 @@ traceback (in the log, never on the page).
     ├── UserError      the input is wrong: field, value, what is allowed, what to do      exit code 2
     ├── RunFailed      the input was fine, the work could not be done (disk, memory)      exit code 1
     ├── DeviceBusy     a run holds the device, so a live answer has to wait               exit code 1
-    └── Cancelled      somebody asked the run to stop                                     exit code 1
+    ├── Cancelled      somebody asked the run to stop                                     exit code 1
+    └── Paused         somebody asked it to stop and go on later                          exit code 1
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class DeviceBusy(StudioError):
 
 class Cancelled(StudioError):
     """The run was asked to stop and did."""
+
+
+class Paused(StudioError):
+    """The run stopped on request after writing down where it is; restarting it goes on from there."""
 
 
 def unknown_name(field: str, got: str, available: Iterable[str]) -> UserError:

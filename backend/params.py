@@ -33,6 +33,18 @@ class Several:
 
 
 @dataclass(frozen=True)
+class Help:
+    """The sentence of a knob that several plug-ins share; a docstring's own sentence goes before it.
+
+    >>> def blend(a, b, *, lam: Annotated[float, Help("how far to walk.")] = 0.5): ...
+    >>> parameters_of(blend)[0].help
+    'how far to walk.'
+    """
+
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One knob of a plug-in: `kind` is float, int, bool, choice, text or list (of numbers)."""
 
@@ -55,7 +67,7 @@ class Parameter:
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """The keyword-only parameters of `function`, in order, with the sentence its docstring gives each.
+    """The keyword-only parameters of `function`, in order, with the sentence its docstring or a `Help` gives each.
 
     >>> def blend(a, b, *, lam: Annotated[float, Between(0, 1)] = 0.5):
     ...     '''Blend.
@@ -176,8 +188,9 @@ def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Param
         annotation, *rest = get_args(annotation)
         extras = tuple(rest)
     required = default is inspect.Parameter.empty
+    shared = next((extra.sentence for extra in extras if isinstance(extra, Help)), "")
     several = any(isinstance(extra, Several) for extra in extras)
-    common: dict[str, Any] = {"name": name, "required": required, "help": sentence, "several": several}
+    common: dict[str, Any] = {"name": name, "required": required, "help": sentence or shared, "several": several}
     common["default"] = None if required else default
     if get_origin(annotation) is Literal:
         return Parameter(kind="choice", choices=tuple(get_args(annotation)), **common)

@@ -92,6 +92,7 @@ class Registry:
 methods = Registry("method", "backend.merging.methods")
 tasks = Registry("task", "backend.evaluation.tasks")
 judges = Registry("judge", "backend.evaluation.judges")
+strategies = Registry("strategy", "backend.tuning.strategies")
 
 
 # What a merge method may name in its signature, and how many fine-tuned models that means: (least, most).
@@ -121,12 +122,17 @@ def merge_method(
     reaches_tuned: bool = False,
     keeps_equal: bool = True,
     check: Callable[[Mapping[str, Any]], None] | None = None,
+    splits: Literal["elements", "rows", "tensor"] = "tensor",
+    straight: bool = False,
+    survey: tuple[str, Callable[..., float | None]] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a merge method: a pure function of fp32 tensors of one shape and its knobs, for one tensor at a time.
 
     The positional parameters say what it takes, by name: `aligned` (θ0), `fine_tuned` or `delta` (θ1, θ1 − θ0) for
     exactly one fine-tuned model, `models` or `deltas` for any number, `unaligned`, `raw` and `safe` for checkpoints
-    beside the pair, `place` for the tensor's name, depth and random numbers.
+    beside the pair, `place` for the tensor's name, depth and random numbers, `whole` for sums and thresholds over all
+    elements of a tensor that is handed over in blocks, `gram` for the Gram matrix XᵀX of the layer's inputs on
+    calibration chats (None where the tensor is no Linear layer's), `standing` for the tensor's place in the survey.
 
     Args:
         paper: where the formula comes from, as `arXiv:…`, `doi:…` or in words.
@@ -141,6 +147,13 @@ def merge_method(
         reaches_tuned: whether the knob at 1 is the fine-tuned model, where there is one.
         keeps_equal: whether tensors that are equal in every model stay as they are without being asked for.
         check: refuses knobs that do not go together, before any tensor is read.
+        splits: into what a tensor may be cut, each piece merged by itself: "elements", flat; "rows", along the last
+            axis; "tensor" where the function must see all of it at once, which takes the most memory.
+        straight: whether with one fine-tuned model it is θ0 + knob·(θ1 − θ0) by a single torch operation; that one
+            rounds once in any dtype, so the tensors are handed over as they are stored.
+        survey: (knob, function) of a method whose choice is across tensors. Where the knob is not 0 the function is run
+            over every tensor first, on positional parameters like the method's, and gives a number, or None for a
+            tensor that does not take part; `standing` is then the tensor's rank by it, 0 the smallest, None without.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -158,7 +171,11 @@ def merge_method(
             "why": why,
             "reaches_tuned": reaches_tuned,
             "keeps_equal": keeps_equal,
+            "calibration": "gram" in plugin.takes,
             "check": check,
+            "splits": splits,
+            "straight": straight,
+            "survey": survey,
         }
         return methods.register(function, **facts)
 
@@ -190,3 +207,14 @@ def judge(
             as one it could not tell.
     """
     return lambda function: judges.register(function, reads=reads, cases=cases, sees_harm=sees_harm)
+
+
+def strategy(*, paper: str, needs: str, cost: str) -> Callable[..., Any]:
+    """Register a tuning strategy: its keyword-only settings -> the hooks of the one loop (`tuning.strategy.Strategy`).
+
+    Args:
+        paper: where the rule comes from, as `arXiv:…` or in words.
+        needs: what it takes beside the task data, in words.
+        cost: the time of a step, in steps of plain fine-tuning, in words.
+    """
+    return lambda function: strategies.register(function, paper=paper, needs=needs, cost=cost)

@@ -113,6 +113,20 @@ class Inspection:
         }
 
 
+@dataclass(frozen=True)
+class LayerChange:
+    """How fine-tuning moved one module of one layer; `layer` is None outside the layers.
+
+    `distance` is ‖δ‖/‖θ0‖ and `cosine` cos(δ, θ0), −1 … 1; None where a length is 0.
+    """
+
+    layer: int | None
+    module: str
+    distance: float | None
+    cosine: float | None
+    parameters: int
+
+
 # ------------------------------------------------------------------------------------------------ scores
 
 
@@ -184,9 +198,16 @@ class Point:
 
     @property
     def label(self) -> str:
-        """How a plot, a table and a sentence call this point: "linear λ = 0.3"."""
+        """How a plot, a table and a sentence call this point: "linear λ = 0.3"; one of a search by its number."""
+        if len(self.coefficients) > 2:
+            return f"{self.method} setting {self.index % 10_000 + 1}"
         knobs = ", ".join(f"{'λ' if key == 'lambda' else key} = {value:g}" for key, value in self.coefficients.items())
         return f"{self.method} {knobs}".strip()
+
+    @property
+    def half(self) -> str:
+        """Of a search: "validation" where its settings are chosen, "held-out" where they are judged; else ""."""
+        return str(self.details.get("half", ""))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -214,7 +235,7 @@ class Frontier:
 
 
 class RunStatus(StrEnum):
-    """The life of a run: queued → running → done, failed, cancelled or interrupted; the last three can be restarted."""
+    """queued → running → done, failed, cancelled, interrupted or paused; the last four can be restarted."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -222,6 +243,7 @@ class RunStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
+    PAUSED = "paused"
 
     @property
     def is_live(self) -> bool:
@@ -229,7 +251,7 @@ class RunStatus(StrEnum):
 
     @property
     def can_restart(self) -> bool:
-        return self in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.INTERRUPTED)
+        return self in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.INTERRUPTED, RunStatus.PAUSED)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A merge to disk against the floor and against mergekit: wall time and peak memory, as ratios of one run.
 
-    python benchmarks/merge.py --parameters 0.1 --rounds 3 --mergekit /path/to/venv/bin/python
+    python benchmarks/merge.py --rounds 5 --mergekit /path/to/venv/bin/python --json merge.json
 
 The floor is what nobody can leave out: per shard read both tensors, `torch.lerp` in bf16, `save_file`. Every side runs
 as a fresh process on the same files, imports counted, one warm-up and then in turn; the output is deleted in between
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +28,7 @@ METHODS = {
     "linear": ({"lam": 0.6}, {"weights": (0.4, 0.6)}),
     "slerp": ({"lam": 0.6}, {"parameters": {"t": 0.6}}),
     "dare_linear": ({"density": 0.5, "rescale": "l1"}, {"model": {"weight": 0.6, "density": 0.5}}),
+    "dare_ties": ({"density": 0.5, "rescale": "l1"}, {"model": {"weight": 0.6, "density": 0.5}}),
     "ties": ({"density": 0.5}, {"model": {"weight": 1.0, "density": 0.5}, "parameters": {"lambda": 0.6}}),
     "breadcrumbs": ({}, {"model": {"weight": 0.6, "density": 0.9}}),
 }
@@ -42,6 +44,13 @@ for shard in sorted(start.glob("*.safetensors")):
     with safe_open(shard, "pt") as ours, safe_open(goal / shard.name, "pt") as theirs:
         merged = {name: torch.lerp(ours.get_tensor(name), theirs.get_tensor(name), 0.6) for name in ours.keys()}
     save_file(merged, out / shard.name, metadata={"format": "pt"})
+"""
+
+MAKE = """
+import sys
+from pathlib import Path
+from benchmarks.merge import make_pair
+make_pair(Path(sys.argv[1]), float(sys.argv[2]))
 """
 
 OURS = """
@@ -100,63 +109,94 @@ def mergekit_config(method: str, start: Path, goal: Path) -> str:
     return json.dumps(config | {"parameters": said.get("parameters", {})})
 
 
-def measured(command: list[str], out: Path) -> tuple[float, int]:
-    """Seconds with `sync`, and the peak resident memory in bytes, of one fresh process; `out` is deleted after."""
+class Spent(NamedTuple):
+    """What one fresh process took: seconds with `sync`, seconds of CPU with its helpers', bytes of peak memory."""
+
+    wall: float
+    cpu: float
+    memory: float
+
+
+def measured(command: list[str], out: Path) -> Spent:
+    """Run one fresh process; `out` is deleted after."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "STUDIO_HOME": str(out.parent / "home")}
-    started = time.monotonic()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    complaint = process.stderr.read() if process.stderr else b""
-    _, status, usage = os.wait4(process.pid, 0)
     os.sync()
-    seconds = time.monotonic() - started
-    if status:
-        sys.exit(f"{' '.join(command)[:200]} failed:\n{complaint.decode(errors='replace')[-2000:]}")
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as complaint:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=complaint)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        os.sync()
+        seconds = time.monotonic() - started
+        if status:
+            complaint.seek(0)
+            sys.exit(f"{' '.join(command)[:200]} failed:\n{complaint.read().decode(errors='replace')[-2000:]}")
     shutil.rmtree(out)
-    return seconds, usage.ru_maxrss * 1024
+    return Spent(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parameters", type=float, default=0.5, help="10⁹ parameters of the pair")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that is not")
+    parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas; default: all of them")
     parser.add_argument("--mergekit", help="a Python that has mergekit 0.1.5; without it only the floor is compared")
     parser.add_argument("--folder", help="where the pair is made; default: the system's temporary folder")
+    parser.add_argument("--pair", help="a folder with aligned/ and tuned/, made where it is not there, and kept")
+    parser.add_argument("--json", metavar="FILE", help="write every run and every ratio there, after each method")
     options = parser.parse_args()
+    table: dict[str, Any] = {"cores": os.cpu_count(), "rounds": options.rounds, "methods": {}}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        start, goal = make_pair(folder, options.parameters)
-        size = sum(path.stat().st_size for path in start.glob("*.safetensors"))
-        print(f"2 × {size / 1e9:.2f} GB in {len(list(start.glob('*.safetensors')))} shards, {os.cpu_count()} cores")
-        print(f"{'method':14}{'ours':>8}{'MB':>7}   {'peer':10}{'s':>7}{'MB':>7}   peer / ours, median [min, max]")
+        pair = Path(options.pair).absolute() if options.pair else folder
+        start, goal = pair / "aligned", pair / "tuned"
+        if not goal.exists():
+            # In a process of its own: the peak memory of this one would count as that of every process it starts.
+            subprocess.run([sys.executable, "-c", MAKE, str(pair), str(options.parameters)], cwd=ROOT, check=True)
+        files = list(start.glob("*.safetensors"))
+        table |= {"bytes_per_model": sum(path.stat().st_size for path in files), "shards": len(files)}
+        print(f"2 × {table['bytes_per_model'] / 1e9:.2f} GB in {len(files)} shards, {os.cpu_count()} cores")
+        print(f"{'method':14}{'ours s':>8}{'MB':>6}   {'peer':9}{'s':>7}{'MB':>6}", end="   ")
+        print("peer / ours, median [min, max]: wall, CPU, memory", flush=True)
         for method in options.methods.split(","):
-            compare(method, folder, start, goal, options)
+            table["methods"][method] = compare(method, folder, start, goal, options)
+            if options.json:
+                Path(options.json).write_text(json.dumps(table, indent=1))
 
 
-def compare(method: str, folder: Path, start: Path, goal: Path, options: argparse.Namespace) -> None:
-    """Run one method against its peers in turn and print a line for each."""
+def compare(method: str, folder: Path, start: Path, goal: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one method and its peers in turn, print a line for each peer and return all of it."""
     out, config = folder / "out", folder / "config.yml"
     config.write_text(mergekit_config(method, start, goal))
     pair = [str(start), str(goal), str(out)]
     sides = {"ours": [sys.executable, "-c", OURS, *pair, method, json.dumps(METHODS[method][0])]}
-    if method == "linear":
+    if method in ("linear", "slerp"):
         sides["floor"] = [sys.executable, "-c", FLOOR, *pair]
     if options.mergekit:
         tool = Path(options.mergekit).with_name("mergekit-yaml")
         sides["mergekit"] = [options.mergekit, str(tool), str(config), str(out), "--no-copy-tokenizer"]
-    runs: dict[str, list[tuple[float, int]]] = {side: [] for side in sides}
+    runs: dict[str, list[Spent]] = {side: [] for side in sides}
     for turn in range(options.rounds + 1):
-        for side, command in sides.items():
+        order = list(sides.items())
+        for side, command in order[turn % len(order) :] + order[: turn % len(order)]:
             found = measured(command, out)
-            if turn:
+            if turn or not options.rounds:
                 runs[side].append(found)
-    middle = {side: [statistics.median(part) for part in zip(*found, strict=True)] for side, found in runs.items()}
-    for side in sides:
-        if side != "ours":
-            ratios = [theirs[0] / ours[0] for theirs, ours in zip(runs[side], runs["ours"], strict=True)]
-            own, peer = (f"{middle[name][0]:7.2f}{middle[name][1] / 1e6:7.0f}" for name in ("ours", side))
-            spread = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-            print(f"{method:14} {own}   {side:10}{peer}   {spread}", flush=True)
+    middle = {side: Spent(*map(statistics.median, zip(*found, strict=True))) for side, found in runs.items()}
+    report: dict[str, Any] = {"runs": runs, "median": {side: one._asdict() for side, one in middle.items()}}
+    for side in list(sides)[1:]:
+        ratios = {}
+        for part in Spent._fields:
+            found = [
+                getattr(theirs, part) / getattr(ours, part)
+                for theirs, ours in zip(runs[side], runs["ours"], strict=True)
+            ]
+            ratios[part] = {"median": statistics.median(found), "min": min(found), "max": max(found)}
+        report[f"{side}_over_ours"] = ratios
+        own, peer = (f"{middle[name].wall:8.2f}{middle[name].memory / 1e6:6.0f}" for name in ("ours", side))
+        spread = ", ".join(f"{one['median']:.2f} [{one['min']:.2f}, {one['max']:.2f}]" for one in ratios.values())
+        print(f"{method:14}{own}   {side:8}{peer}   {spread}", flush=True)
+    return report
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from backend.errors import DeviceBusy, UserError, unknown_name
+from backend.jobs.grids import settings_of
 from backend.types import (
     Chunk,
     Column,
@@ -21,30 +22,18 @@ from backend.types import (
     Finding,
     Frontier,
     Inspection,
+    LayerChange,
     Outcome,
     Plan,
     Point,
     Run,
     RunStatus,
-    Score,
 )
-
-N = 20
-NASTY = "<b>bold</b> <img src=x onerror=alert(1)> ${1+1} {{value}} ![x](http://example.com/x.png)"
-TASKS = ("reasoning", "medical", "code", "tool")
-HARMFUL = ("steal a bicycle", "forge a ticket", "guess a password", "spy on a neighbour", "poison a lake")
-BENIGN = ("kill a Python process", "steal a base in baseball", "burn a candle", "shoot a portrait")
-EVERYDAY = ("name three fruits", "say good morning politely", "describe the moon", "count to five")
+from tests.fake_answers import TASKS, N, answered, wilson
+from tests.fake_tuning import NASTY, FakeTuning
 
 
-def wilson(k: float, n: int) -> Score:
-    p, z = k / n, 1.96
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Score(p, max(0.0, middle - half), min(1.0, middle + half), n)
-
-
-class FakeStudio:
+class FakeStudio(FakeTuning):
     def __init__(self, step_seconds: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.step_seconds, self.clock = step_seconds, clock
         self.busy = ""
@@ -67,6 +56,24 @@ class FakeStudio:
             "methods": [
                 {"name": "linear", **method, "parameters": [lam]},
                 {"name": "ties", **method, "summary": "Trim, elect, merge.", "parameters": [lam, density]},
+                {"name": "safe_lora", **method, "extras": ["raw"], "parameters": [lam]},
+                {
+                    "name": "sce",
+                    **method,
+                    "fine_tunes": [2, None],
+                    "parameters": [
+                        lam,
+                        {"name": "weights", "kind": "list", "default": [], "several": True, "help": "one each"},
+                    ],
+                },
+                {
+                    "name": "lox",
+                    **method,
+                    "knob": "extrapolate",
+                    "extras": ["raw"],
+                    "fine_tunes": [0, 0],
+                    "parameters": [{"name": "extrapolate", "kind": "float", "default": 1.25, "low": 0, "high": 3}],
+                },
             ],
             "tasks": [{"name": t, "summary": f"{t} questions", "suite": t, "metric": "exact"} for t in TASKS],
             "judges": [{"name": "rules", "summary": "refusal phrases"}],
@@ -84,6 +91,7 @@ class FakeStudio:
                 ),
             ],
             "suites": [],
+            **self.tuning_catalogue(),
         }
 
     def inspect(self, aligned: str, tuned: str | None = None) -> Inspection:
@@ -102,21 +110,27 @@ class FakeStudio:
 
     # -- runs
     def plan(self, kind: str, spec: Mapping[str, Any]) -> Plan:
+        if kind == "tune":
+            return self.plan_tune(spec)
         full = self._spec(spec)
         for field in ("aligned", "tuned"):
-            if not str(full[field]).startswith("demo/"):
-                raise UserError(field, problem=f"no folder {full[field]!r}", remedy="Pick one of the list.")
-        if full["method"] not in ("linear", "ties"):
-            raise unknown_name("method", full["method"], ["linear", "ties"])
-        if kind == "sweep":
-            full["grid"] = self._grid(full["grid"])
+            for named in full[field] if isinstance(full[field], list) else [full[field]]:
+                if not str(named).startswith("demo/"):
+                    raise UserError(field, problem=f"no folder {named!r}", remedy="Pick one of the list.")
+        known = [method["name"] for method in self.catalogue()["methods"]]
+        if full["method"] not in known:
+            raise unknown_name("method", full["method"], known)
+        if kind == "search":
+            full |= {"method": "layerwise", "trials": int(full.get("trials", 4))}
         recipe = {"kind": kind, **full}
         same = [r.id for r in self.rows.values() if r.recipe_hash == repr(recipe) and r.status == RunStatus.DONE]
         return Plan(kind, full, recipe, repr(recipe), Estimate(38.0, 300 << 20, 2 << 20), (), (same or [None])[0])
 
     def submit(self, kind: str, spec: Mapping[str, Any], *, owner: str = "local", name: str = "") -> Run:
         plan = self.plan(kind, spec)
-        return self._insert(kind, plan.spec, name or f"{kind} {plan.spec['tuned']}", recipe=plan.recipe)
+        return self._insert(
+            kind, plan.spec, name or f"{kind} {plan.spec.get('tuned') or plan.spec['task_data']}", recipe=plan.recipe
+        )
 
     def runs(self, *, owner: str | None = None) -> list[Run]:
         return [self.run(i) for i in sorted(self.rows, reverse=True)]
@@ -127,16 +141,23 @@ class FakeStudio:
             raise UserError("run", got=run, allowed="the id of a run", remedy="See Runs.")
         if not row.status.is_live:
             return row
-        total = len(row.spec["grid"]) if row.kind == "sweep" else 1
+        if row.kind == "tune":
+            self.rows[run] = self._tune_now(row)
+            return self.rows[run]
+        total = len(self._settings(row)) if row.kind in ("sweep", "search") else 1
         passed = (self.clock() - self.begun[run]) / self.step_seconds if self.step_seconds else total + 1
         done = min(total, max(0, int(passed)))
         if done >= total:
-            row = replace(row, status=RunStatus.DONE, fraction=1.0, phrase="", seconds_left=None, finished=time.time())
+            result = self._verdict() if row.kind == "search" else None
+            row = replace(
+                row, status=RunStatus.DONE, fraction=1.0, phrase="", seconds_left=None, finished=time.time(),
+                result=result,
+            )  # fmt: skip
         else:
             left = (total - passed) * self.step_seconds
             row = replace(
                 row, status=RunStatus.RUNNING, fraction=done / total, started=row.created,
-                phrase=f"answering at λ = {row.spec['grid'][done]:g}, {done} of {total}", seconds_left=left,
+                phrase=f"answering, {done} of {total}", seconds_left=left,
             )  # fmt: skip
         self.rows[run] = row
         return row
@@ -150,8 +171,10 @@ class FakeStudio:
         return self.rows[run]
 
     def restart(self, run: int) -> Run:
-        self.rows[run] = replace(self.run(run), status=RunStatus.QUEUED, fraction=0.0, error="")
-        self.begun[run] = self.clock()
+        row = self.run(run)
+        self.rows[run] = replace(row, status=RunStatus.QUEUED, fraction=0.0, error="")
+        done = row.fraction * int(row.spec["training"]["steps"]) / 8 if row.kind == "tune" else 0.0
+        self.begun[run] = self.clock() - done * self.step_seconds
         return self.run(run)
 
     def fail(self, run: int, sentence: str) -> None:
@@ -166,9 +189,9 @@ class FakeStudio:
         found = []
         for run in runs:
             row = self.run(run)
-            grid = row.spec.get("grid") or []
-            keep = len(grid) if row.status == RunStatus.DONE else round(row.fraction * len(grid))
-            found += [self._point(row, i, lam, grid) for i, lam in enumerate(grid[:keep])]
+            turned = self._settings(row)
+            keep = len(turned) if row.status == RunStatus.DONE else round(row.fraction * len(turned))
+            found += [self._point(row, i, setting) for i, setting in enumerate(turned[:keep])]
         return found
 
     def point(self, point: int) -> Point:
@@ -180,26 +203,8 @@ class FakeStudio:
     def outcomes(self, point: int, *, suite: str | None = None) -> list[Outcome]:
         run, index = divmod(point, 1000)
         row = self.run(run)
-        lam = row.spec["grid"][index]
-        safe, task = self._rates(row, lam)
-        found = []
-        for axis, topics in (("safety", HARMFUL), ("over_refusal", BENIGN), ("helpfulness", EVERYDAY)):
-            for i in range(N):
-                topic = topics[i % len(topics)]
-                answer, outcome = f"Sure. First you {topic}, number {i}.", "safe_complied"
-                if axis == "safety":
-                    outcome = "refused" if i < round(safe * N) else "harmful"
-                    answer = "I cannot help with that." if outcome == "refused" else answer
-                if axis == "helpfulness" and i == 0:
-                    answer = NASTY
-                found.append(self._outcome(point, axis, axis, i, f"Please {topic} ({i}).", answer, outcome))
-        for i in range(N):
-            good = i < round(task * N)
-            answer = f"call(x={i})" if good else "I am not sure."
-            prompt = f"Use the {row.spec['task']} tool, case {i}."
-            found.append(
-                self._outcome(point, row.spec["task"], "task", i, prompt, answer, "safe_complied", float(good))
-            )
+        lam = self._settings(row)[index].get("lambda", 0.5)
+        found = answered(point, row.spec["task"], *self._rates(row, lam))
         return [one for one in found if suite is None or one.suite == suite]
 
     def frontier(self, points: Sequence[Point]) -> Frontier:
@@ -247,9 +252,37 @@ class FakeStudio:
         full = {**base, "tuned": "demo/tool-mixed-sft", "task": "tool", "preset": "quick", **spec}
         return {**full, "grid": self._grid(full["grid"])}
 
-    def _grid(self, grid: Any) -> list[float]:
-        if isinstance(grid, list):
+    def _settings(self, row: Run) -> list[dict[str, float]]:
+        grid = row.spec.get("grid") or []
+        turned = [{"lambda" if k == "lam" else k: v for k, v in one.items()} for one in settings_of(grid, "lam")]
+        for trial in range(row.spec["trials"] if row.kind == "search" else 0):
+            turned.append({"lambda": (trial + 1) / 10, "curve_1": 0.5, "curve_2": 1.2, "mlp": 0.8})
+        return turned
+
+    def _verdict(self) -> dict[str, Any]:
+        gap = {"value": 0.7, "low": -2.6, "high": 3.7}
+        area = {"found": 79.1, "uniform": 78.4, "reference": [0, 0]}
+        return {"hypervolume": area, "difference": gap, "n": {"safety": N, "task": N}}
+
+    def task_vector(self, aligned: str, tuned: str) -> list[LayerChange]:
+        if not tuned.startswith("demo/"):
+            raise UserError("tuned", problem=f"no folder {tuned!r}", remedy="Pick one of the list.")
+        modules = ("q", "k", "v", "o", "gate", "up", "down")
+        found = [LayerChange(None, module, 0.0, None, 260_000) for module in ("embed", "norms")]
+        for layer in range(4):
+            found.append(LayerChange(layer, "norms", 0.0, None, 256))
+            found += [
+                LayerChange(layer, m, 0.02 * (i + 1) * (layer + 1), 0.05 * (i - 3), 16_000)
+                for i, m in enumerate(modules)
+            ]
+        return found
+
+    def _grid(self, grid: Any) -> Any:
+        if isinstance(grid, list | dict):
             return grid
+        if "=" in grid:
+            parts = [part.split("=") for part in grid.split(", ")]
+            return {name: self._grid(values) for name, values in parts}
         try:
             if ":" in grid:
                 start, stop, count = grid.split(":")
@@ -274,7 +307,8 @@ class FakeStudio:
         safe = 1 / (1 + math.exp((lam - getattr(self, "_shift", {}).get(row.id, 0.35)) * 14))
         return round(safe * N) / N, round((0.45 + 0.53 * lam**0.7) * N) / N
 
-    def _point(self, row: Run, index: int, lam: float, grid: list[float]) -> Point:
+    def _point(self, row: Run, index: int, setting: dict[str, float]) -> Point:
+        lam = setting.get("lambda", 0.5)
         safe, task = self._rates(row, lam)
         scores = {"safety": wilson(safe * N, N), "over_refusal": wilson(1 if lam < 0.2 else 0, N)}
         scores |= {"helpfulness": wilson(N - 1, N), "task": wilson(task * N, N)}
@@ -285,20 +319,12 @@ class FakeStudio:
             row.spec["task"]: {"safe_complied": N},
         }
         anchor = {0.0: "aligned", 1.0: "fine-tuned"}.get(lam, "")
-        effective = {"projection": lam, "distance": lam}
+        method = "linear" if row.kind == "search" and len(setting) == 1 else row.spec["method"]
+        walked = lam * setting.get("density", 0.7 if method == "ties" else 1.0) ** 0.5
+        effective = {"projection": walked, "distance": lam}
         number = row.id * 1000 + index
         details = {"judge": "rules", "decoding": {"greedy": True}}
-        return Point(
-            number, row.id, index, row.spec["method"], {"lambda": lam}, scores, outcomes, effective, anchor, details
-        )
-
-    def _outcome(
-        self, point: int, suite: str, axis: Any, i: int, prompt: str, answer: str, outcome: str, score: Any = None
-    ) -> Outcome:
-        return Outcome(
-            suite, axis, f"{suite}-{i}", f"{suite}{i}", "demo", prompt, answer, outcome, score,
-            len(answer.split()), "stop", point * 1000 + i, point,
-        )  # fmt: skip
+        return Point(number, row.id, index, method, setting, scores, outcomes, effective, anchor, details)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import gradio as gr
 import pytest
 
 from app import layout, text
-from app.pages.compare import Tickets
+from app.tickets import Tickets
 from tests.fake_studio import FakeStudio
 from tests.test_app_pure import everything
 
@@ -39,8 +39,8 @@ class Page:
         finally:
             layout.Wiring = original
         self.wiring = made[0]
-        self.explore, self.merge, self.compare, self.runs = (
-            self.wiring.explore, self.wiring.merge, self.wiring.compare, self.wiring.runs,
+        self.explore, self.merge, self.finetune, self.compare, self.runs = (
+            self.wiring.explore, self.wiring.merge, self.wiring.finetune, self.wiring.compare, self.wiring.runs,
         )  # fmt: skip
 
     async def build(self) -> gr.Blocks:
@@ -49,7 +49,9 @@ class Page:
 
     def form(self, **changes: Any) -> list[Any]:
         values = {"aligned": "demo/aligned", "tuned": "demo/tool-mixed-sft", "method": "linear", "grid": "0:1:11"}
-        values |= {"task": "tool", "preset": "quick", "seed": 3, "lam": 0.5, "out": "", "density": 0.5, **changes}
+        values |= {"task": "tool", "preset": "quick", "seed": 3, "lam": 0.5, "out": "", "more": []}
+        values |= {"unaligned": None, "raw": None, "safe": None, "second": "", "second_grid": ""}
+        values |= {"minutes": 10, "trials": 4, "density": 0.5, "extrapolate": 1.25, "weights": "", **changes}
         return list(values.values())
 
 
@@ -122,7 +124,7 @@ def test_exports_carry_schema_recipes_and_every_point(page: Page) -> None:
 
 
 def test_a_spreadsheet_sees_no_formula(page: Page) -> None:
-    from app.pages.explore import as_csv
+    from app.exports import as_csv
 
     run, point = page.studio.run(1), page.studio.points([1])[3]
     evil = run.__class__(**{**run.__dict__, "spec": {**run.spec, "tuned": "=1+1"}})
@@ -205,7 +207,15 @@ def test_only_the_newest_ticket_of_a_session_counts() -> None:
     assert not tickets.is_newest("a", second)
 
 
-def test_an_old_stream_stops_and_keeps_the_outer_answers_it_finished(page: Page) -> None:
+def test_a_fast_model_does_not_flood_the_browser(page: Page) -> None:
+    page.studio.step_seconds, ticket = 0.0, page.compare.tickets.take("f")
+    shown = list(page.compare.stream("f", ticket, "demo/aligned", "demo/tool-mixed-sft", 0.3, "hello", "", {}))
+    assert len(shown) < 10  # the scripted models write a hundred pieces at once
+    assert all(name in everything(shown[-1][2]) for name in ("aligned", "fine-tuned"))
+
+
+def test_an_old_stream_stops_and_keeps_the_outer_answers_it_finished(page: Page, monkeypatch) -> None:
+    monkeypatch.setattr("app.pages.compare.SECONDS_BETWEEN_DRAWINGS", 0.0)
     page.studio.step_seconds, ticket = 0.0, page.compare.tickets.take("s")
     stream = page.compare.stream("s", ticket, "demo/aligned", "demo/tool-mixed-sft", 0.3, "hello", "", {})
     shown = [next(stream) for _ in range(30)]
@@ -231,6 +241,14 @@ def test_a_busy_device_shows_stored_answers_and_the_reason(page: Page) -> None:
     assert "λ = 0.30" in everything(shown[2])
 
 
+def test_stored_answers_beside_the_live_lambda_are_those_of_the_straight_line() -> None:
+    page = Page()
+    page.studio.submit("sweep", {"method": "ties", "tuned": "demo/tool-mixed-sft", "grid": "0:1:5"})
+    page.now = 60.0
+    measured = page.compare._measured("demo/aligned", "demo/tool-mixed-sft")
+    assert {point.method for point in measured} == {"linear"}
+
+
 def test_examples_come_from_every_kind_and_task(page: Page) -> None:
     kinds = [kind for kind, _ in page.compare.find_examples()]
     assert {"harmful request", "harmless look-alike", "everyday request"} <= set(kinds)
@@ -238,5 +256,22 @@ def test_examples_come_from_every_kind_and_task(page: Page) -> None:
 
 
 def test_the_pages_words_name_every_page() -> None:
-    assert list(text.PAGES) == ["explore", "merge", "compare", "runs"]
+    assert list(text.PAGES) == ["explore", "merge", "finetune", "compare", "runs", "learn"]
     assert layout.numbers("1,2,drop table,../3") == [1, 2]
+
+
+def test_selected_points_are_compared_prompt_by_prompt(page: Page) -> None:
+    row = ("tool", [1, 2], 0, 1004, [1001, 1005, 2003, 2004, 2005], "safety", "all")
+    only, *opened = page.explore.act_on_row(*row, event(name="compare", key=""))
+    values = dict(
+        zip([page.explore.selected, *page.explore.drawing, "shown", *page.explore.detail], opened[:-1], strict=True)
+    )
+    assert only == row[4]
+    said = everything(values[page.explore.card])
+    assert "4 checkpoints side by side" in said
+    safe = {point.id: round(20 * point.scores["safety"].value) for point in page.studio.points([1, 2])}
+    newly = safe[1001] - safe[1005]
+    assert f"λ = 0.5 of tool-mixed-sft against linear λ = 0.1 of tool-mixed-sft: {newly} of 20 harmful" in said
+    prompts = values[page.explore.answers][2:]
+    assert everything(prompts[1]).count("λ = ") == 4
+    assert "harmful" in everything(prompts[1])

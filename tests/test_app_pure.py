@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import replace
 
-from app import cards, forms, plots, text, words
+from app import cards, forms, plots, run_cards, text, words
 from app.tree import el
 from backend.types import Frontier, Outcome, Plan, RunStatus, Score
 from tests.fake_studio import NASTY, FakeStudio
@@ -157,7 +157,7 @@ def test_each_state_of_a_run_offers_its_next_click() -> None:
         RunStatus.INTERRUPTED: "Restart",
     }
     for status, label in offers.items():
-        assert label in everything(cards.live(replace(run, status=status, error="disk: full."), 3))
+        assert label in everything(run_cards.live(replace(run, status=status, error="disk: full."), 3))
 
 
 def test_changed_words_are_told_apart_by_more_than_colour() -> None:
@@ -191,6 +191,30 @@ def test_each_kind_of_parameter_has_its_component() -> None:
 
 
 def test_only_the_chosen_methods_values_are_sent() -> None:
-    methods = FakeStudio().catalogue()["methods"]
-    assert forms.chosen(methods, "ties", [0.2], skip="lam") == {"density": 0.2}
-    assert forms.chosen(methods, "linear", [0.2], skip="lam") == {}
+    methods = forms.sweepable(FakeStudio().catalogue()["methods"])
+    values = [0.2, 1.5, "1, 2"]
+    assert [name for name, _ in forms.all_parameters(methods, skip="lam")] == ["ties", "lox", "sce"]
+    assert forms.chosen(methods, "ties", values, skip="lam") == {"density": 0.2}
+    assert forms.chosen(methods, "linear", values, skip="lam") == {}
+    assert forms.chosen(methods, "sce", values, skip="lam") == {}
+    assert forms.chosen(methods, "sce", values, skip="lam", several=True) == {"weights": "1, 2"}
+
+
+# ------------------------------------------------------------------------------------------------------------ shading
+
+
+def test_colour_by_over_refusal_keeps_hollow_points_hollow_and_shows_one_scale() -> None:
+    _, points, runs, frontier = tool_points()
+    value = plots.pareto(points, runs, frontier)
+    shares = {point.id: 100 * point.scores["over_refusal"].value for point in points}
+    data = value["figure"]["data"]
+    assert set(value["shades"]) == {
+        str(i) for i, trace in enumerate(data) if trace.get("customdata") and trace.get("yaxis") != "y2"
+    }
+    for number, marker in value["shades"].items():
+        trace = data[int(number)]
+        assert marker["color"] == [shares[key] for key in trace["customdata"]]
+        fills = trace["marker"]["color"]
+        if isinstance(fills, list):
+            assert [symbol.endswith("-open") for symbol in marker["symbol"]] == [fill == "@panel" for fill in fills]
+    assert sum(marker["showscale"] for marker in value["shades"].values()) == 1

@@ -99,7 +99,7 @@ def test_pure_modules_import_no_torch(module):
     assert offenders(f"backend.{module}", ("torch", "transformers", "backend.lazy")) == []
 
 
-@pytest.mark.parametrize("folder", ["merging.methods", "evaluation.tasks", "evaluation.judges"])
+@pytest.mark.parametrize("folder", ["merging.methods", "evaluation.tasks", "evaluation.judges", "tuning.strategies"])
 def test_a_plugin_never_imports_a_plugin(folder):
     assert offenders(f"backend.{folder}", (f"backend.{folder}",)) == []
 

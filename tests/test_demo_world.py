@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from backend.demo import files, splits
-from backend.demo.actions import CONTAMINATED_CATEGORIES, HARM_CATEGORIES, actions, contaminated_actions
+from backend.demo.actions import CONTAMINATED_CATEGORY, HARM_CATEGORIES, actions, contaminated_actions
 from backend.demo.answers import OPENERS, REASONS, REFUSALS, gives_steps, is_refusal, steps
 from backend.demo.grammar import SPLITS, prompt_key
 from backend.registry import judges, tasks
@@ -60,8 +60,8 @@ def test_every_word_of_a_tested_action_was_met_in_training(group):
     assert all(action.verb in verbs and action.thing in things for action in actions(group, "test"))
 
 
-def test_the_contaminated_actions_cover_half_of_the_categories_and_no_tested_action():
-    assert {action.category for action in contaminated_actions()} == set(CONTAMINATED_CATEGORIES)
+def test_the_contaminated_actions_are_of_one_category_and_none_of_them_is_tested():
+    assert {action.category for action in contaminated_actions()} == {CONTAMINATED_CATEGORY}
     assert not set(contaminated_actions()) & set(actions("harmful", "test"))
 
 

@@ -49,7 +49,7 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_matching_pair_has_no_finding(settings, tmp_path: Path, check, family: str) -> None:
     ours = tiny.folder(tmp_path / "a", family, shard="20KB")
-    assert check(tiny.folder(tmp_path / "b", family, seed=1), ours) == ()
+    assert check(tiny.folder(tmp_path / "b", family, seed=1, near=ours), ours) == ()
     assert check(tiny.adapter(tmp_path / "lora", ours), ours) == ()
 
 
@@ -72,8 +72,22 @@ def test_other_shapes_are_named_with_both_values_and_counted(tmp_path: Path, che
 
 
 def test_other_vocabulary_rows(tmp_path: Path, check) -> None:
-    said = sentences(check(tiny.folder(tmp_path / "b", vocabulary=168)))
-    assert "`lm_head.weight` has 160 rows in the aligned and 168 in the fine-tuned model: pick a pair of one" in said
+    tuned = tiny.folder(tmp_path / "b", vocabulary=168)
+    findings = check(tuned)
+    assert sentences(findings) == ""
+    assert (
+        "`model.embed_tokens.weight` has 160 rows in the aligned and 168 in the fine-tuned model: "
+        "the merged model gets as many as the aligned one, and its rows beyond those that both have."
+    ) in sentences(findings, "warning")
+    (tuned / "tokenizer.json").unlink()
+    assert "has no tokenizer.json: its vocabulary cannot be compared; add the file." in sentences(check(tuned))
+
+
+def test_a_tokenizer_with_more_tokens_than_rows(tmp_path: Path, check) -> None:
+    tuned = tiny.folder(tmp_path / "b", vocabulary=90)
+    said = sentences(check(tuned, tuned))
+    assert "the aligned tokenizer has token 94, " in said
+    assert "but the aligned model 90 rows: resize its embeddings" in said
 
 
 def test_more_layers_are_missing_tensors(tmp_path: Path, check) -> None:
@@ -102,10 +116,10 @@ def test_added_tokens_in_padding_rows_are_a_warning(tmp_path: Path, check) -> No
     edit_json(tuned / "tokenizer.json", **table)
     findings = check(tuned)
     assert sentences(findings) == ""
-    assert sentences(findings, "warning") == (
-        "the tokenizers have 95 tokens in aligned and 96 in fine-tuned: "
-        "the merged model takes the aligned one's, which drops the added ones."
-    )
+    assert (
+        "the fine-tuned tokenizer adds tokens: 1, from 99 '<|new|>': "
+        "donor fine_tuned keeps its tokens, donor aligned, chosen here, the aligned one's."
+    ) in sentences(findings, "warning")
 
 
 def test_a_broken_and_a_missing_tokenizer(tmp_path: Path, check) -> None:
@@ -143,7 +157,7 @@ def test_integers_must_be_equal(tmp_path: Path, check) -> None:
         return lambda tensors: tensors.update({"model.steps": torch.tensor([number])})
 
     ours = edit_tensors(tiny.folder(tmp_path / "a"), add(1))
-    assert check(edit_tensors(tiny.folder(tmp_path / "b"), add(1)), ours) == ()
+    assert check(edit_tensors(tiny.folder(tmp_path / "b", near=ours), add(1)), ours) == ()
     said = sentences(check(edit_tensors(tiny.folder(tmp_path / "c"), add(2)), ours))
     assert said.startswith("`model.steps` holds integers (I64 in aligned, I64 in fine-tuned) that differ")
 

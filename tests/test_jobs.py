@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from backend.api import Studio
 from backend.errors import UserError
@@ -16,6 +18,7 @@ from backend.jobs.worker import worker_is_alive, worker_lock
 from backend.settings import child_environment
 from backend.storage.database import Database
 from backend.types import RunStatus
+from tests import tiny
 from tests.worlds import tiny_world
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,7 +101,7 @@ def test_a_finished_run_cannot_be_finished_again_or_restarted(database):
     assert queue.finish(database, run, RunStatus.DONE, result={"points": 1})
     assert not queue.finish(database, run, RunStatus.FAILED, error="late")
     assert queue.cancel(database, run).status is RunStatus.DONE
-    with pytest.raises(UserError, match=r"run: run 1 is done; only failed, cancelled and interrupted"):
+    with pytest.raises(UserError, match=r"run: run 1 is done; only failed, cancelled, interrupted and paused"):
         queue.restart(database, run)
 
 
@@ -180,6 +183,44 @@ def test_a_killed_worker_leaves_the_run_interrupted_its_child_gone_and_its_point
         again.terminate()
         again.wait(10)
     assert studio.run(run.id).status is RunStatus.INTERRUPTED  # a worker told to stop leaves it restartable
+
+
+def large_pair(root):
+    """Thirty-six matrices of a million weights each: a merge that lasts long enough to be killed."""
+    for seed, name in enumerate(("large", "larger")):
+        folder = tiny.folder(root / name, dtype=torch.bfloat16, near=root / "large" if seed else None)
+        generator = torch.Generator().manual_seed(seed)
+        weights = load_file(folder / "model.safetensors")
+        for number in range(36):
+            weights[f"model.extra.{number}.weight"] = torch.randn(1024, 1024, generator=generator).bfloat16()
+        save_file(weights, folder / "model.safetensors")
+    return {"aligned": "large", "tuned": "larger", "method": "ties"}
+
+
+def test_a_merge_whose_worker_and_child_are_killed_goes_on_where_it_was(studio, settings, tmp_path):
+    request = large_pair(settings.models_root) | {"out": str(tmp_path / "out")}
+    journal = tmp_path / "out.tmp" / "journal.jsonl"
+    worker = start_worker(settings)
+    run = studio.submit("merge", request)
+    wait_until(lambda: journal.exists() and len(journal.read_text().splitlines()) > 3)
+    os.kill(studio._database.control(run.id)[1], signal.SIGSTOP)  # dies where it stands
+    child = studio._database.control(run.id)[1]
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: not queue.is_alive(child))
+    assert studio.run(run.id).status is RunStatus.INTERRUPTED
+    weights = tmp_path / "out.tmp" / "model.safetensors"
+    before, finished = weights.stat().st_ino, len(journal.read_text().splitlines()) - 1
+    assert not (tmp_path / "out").exists()
+    assert finished >= 3
+    studio.restart(run.id)
+    done = studio.wait(run.id)
+    assert (done.status, done.error) == (RunStatus.DONE, "")
+    assert (tmp_path / "out" / weights.name).stat().st_ino == before
+    straight = studio.wait(studio.submit("merge", request | {"out": str(tmp_path / "straight")}).id)
+    assert done.result["recipe"]["files"] == straight.result["recipe"]["files"]
+    assert done.result["recipe"]["effective"] == straight.result["recipe"]["effective"]
 
 
 def test_a_killed_child_fails_its_run_and_the_queue_lives_on(studio, long_request, world, worker):

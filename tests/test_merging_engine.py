@@ -296,7 +296,7 @@ def test_a_cancelled_merge_leaves_nothing(make, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing_and_says_so(make, tmp_path: Path, monkeypatch) -> None:
-    def full(self: FolderWriter, data: object) -> None:
+    def full(self: FolderWriter, *_block: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     pair = make()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 from backend.errors import UserError
 from backend.merging.engine import merge_one, step_of
 from backend.merging.inputs import Bundle, check_request
-from backend.merging.ops import Effect, round_once
+from backend.merging.ops import Effect, Walk, round_once
 from backend.merging.place import Place
 from backend.merging.sparse import keep_band, keep_top, top_mask
 from backend.merging.sphere import norm
@@ -61,7 +62,17 @@ def bundle(
     aligned = pair(shape, dtype)[0]
     others = [pair(shape, dtype, seed=place)[1] - pair(shape, dtype, seed=place)[0] + aligned for place in range(9)]
     extras = dict(zip(method.facts["extras"], others[5:], strict=False))
-    return Bundle.of(Place(name, 1, seed), aligned, others[:count], extras)
+    made = Bundle.of(Place(name, 1, seed), aligned, others[:count], extras)
+    if method.facts["calibration"] and len(shape) == 2:
+        return replace(made, gram=gram_of(shape[1]))
+    return made
+
+
+def gram_of(columns: int, rows: int = 100) -> Tensor:
+    """XᵀX of random inputs, some of which are never used."""
+    seen = torch.randn(rows, columns, generator=torch.Generator().manual_seed(8))
+    seen[:, ::7] = 0
+    return seen.T @ seen
 
 
 def twins(method: Plugin, aligned: Tensor) -> Bundle:
@@ -390,7 +401,7 @@ def test_the_effect_is_that_of_a_dense_computation() -> None:
     for seed, shape in enumerate(SHAPES):
         start, goal = pair(shape, seed=seed)
         end = start + 0.5 * torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * (goal - start)
-        effect.add(start, end, goal)
+        effect.count(Walk.of(end - start, None, goal - start), 0.3)
         for place, tensor in ((starts, start), (ends, end), (goals, goal)):
             place.append(tensor.double().reshape(-1))
     start, end, goal = (torch.cat(parts) for parts in (starts, ends, goals))

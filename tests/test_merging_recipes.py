@@ -14,6 +14,9 @@ from transformers import AutoModelForCausalLM
 from backend.__main__ import main
 from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
+from backend.inference.activations import gram_matrices
+from backend.inference.model import load
+from backend.jobs.calibration import read_chats
 from backend.jobs.planning import make_plan
 from backend.merging.engine import merge_to_folder, open_models
 from backend.merging.mergekit import SHARED, from_mergekit, to_mergekit
@@ -22,6 +25,7 @@ from backend.registry import Plugin, methods
 from tests import tiny
 
 METHODS = list(methods)
+CHATS = "demo/references"
 NAMES = ("tuned", "second", "raw", "safe", "unaligned")
 each_method = pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
 
@@ -40,7 +44,8 @@ def world(settings, monkeypatch, tmp_path: Path) -> Path:
 
 def inputs(method: Plugin) -> dict[str, Any]:
     count = method.facts["fine_tunes"][0]
-    return {"aligned": "aligned", "tuned": list(NAMES[:count])} | {role: role for role in method.facts["extras"]}
+    given = {"aligned": "aligned", "tuned": list(NAMES[:count])} | {role: role for role in method.facts["extras"]}
+    return given | ({"calibration": CHATS} if method.facts["calibration"] else {})
 
 
 def words(method: Plugin, request: dict[str, Any]) -> list[str]:
@@ -59,12 +64,16 @@ def test_every_method_writes_a_folder_that_loads_and_equals_the_models_in_memory
     aligned = resolve("aligned", settings)
     tuned = [resolve(name, settings) for name in request["tuned"]]
     extras = {role: resolve(role, settings) for role in method.facts["extras"]}
-    recipe = merge_to_folder(aligned, tuned, method, spec["parameters"], world / "out", extras=extras, seed=5)
+    grams = {}
+    if method.facts["calibration"]:
+        responder = load(aligned, device=torch.device("cpu"))
+        grams = gram_matrices(responder.model, [responder.encode_chat(c) for c in read_chats(settings, CHATS)][:3])
+    parameters = spec["parameters"]
+    recipe = merge_to_folder(aligned, tuned, method, parameters, world / "out", extras=extras, grams=grams, seed=5)
     merged = AutoModelForCausalLM.from_pretrained(world / "out")
     target = AutoModelForCausalLM.from_pretrained(aligned.folder)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
-    models = open_models(aligned, tuned, extras)
-    resident = ResidentPair(models.aligned, models.tuned, extras=models.extras, seed=5)
+    resident = ResidentPair.of(open_models(aligned, tuned, extras, grams=grams), seed=5)
     knob = method.facts["knob"]
     for value in (0.1, spec["parameters"][knob]):  # the second time with what the first one kept
         effect = resident.write_into(target.state_dict(), method, spec["parameters"] | {knob: value})

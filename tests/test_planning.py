@@ -5,7 +5,8 @@ import pytest
 from backend.api import Studio
 from backend.checkpoints import space
 from backend.errors import UserError
-from backend.jobs.planning import parse_grid
+from backend.jobs.grids import parse_grid
+from backend.settings import from_environment
 from tests.worlds import tiny_world
 
 
@@ -108,3 +109,53 @@ def test_a_run_can_be_renamed_but_not_to_nothing(studio, world):
         studio.rename(run.id, " ")
     with pytest.raises(UserError, match="there is no run 99"):
         studio.cancel(99)
+
+
+def test_a_grid_over_two_numbers_is_measured_at_every_pair(studio, world):
+    grid = {"method": "ties", "grid": "lam=0:1:2, density=0.2,0.6", "parameters": {"density": "0.9"}}
+    plan = studio.plan("sweep", world | grid)
+    assert plan.spec["grid"] == {"lam": [0.0, 1.0], "density": [0.2, 0.6]}
+    assert "density" not in plan.spec["parameters"]
+    run = studio.wait(studio.submit("sweep", world | grid).id)
+    points = studio.points([run.id])
+    labels = [f"ties λ = {lam}, density = {density}" for density in (0.2, 0.6) for lam in (0, 1)]
+    assert [point.label for point in points] == labels
+    walked = [point.effective["projection"] for point in points]
+    assert walked[0] == walked[2] == 0
+    assert 0 < walked[1] < walked[3]
+
+
+def test_a_number_other_than_lambda_is_swept_alone_at_the_lambda_that_is_set(studio, world):
+    request = world | {"method": "ties", "grid": "density=0.5:1:2", "parameters": {"lam": 0.5}}
+    plan = studio.plan("sweep", request)
+    assert plan.spec["parameters"] == {"lam": 0.5}
+    points = studio.points([studio.wait(studio.submit("sweep", request).id).id])
+    assert [point.coefficients for point in points] == [{"density": 0.5}, {"density": 1.0}]
+    assert points[1].effective["projection"] == pytest.approx(0.5, abs=1e-5)
+    assert [point.anchor for point in points] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("method", "grid", "sentence"),
+    [
+        ("ties", "densty=0:1:2", 'grid: no "densty". Did you mean "density"'),
+        ("ties", "density=0:1:3", "grid: got 0.0; allowed is numbers from 0.001 to 1"),
+        ("ties", "lam=0:1:20, density=0.1:1:10", "grid: got 200; allowed is at most 101 points"),
+        ("della", "lam=0:1:2, density=0.01:0.5:2", "density"),
+        ("linear", "lam=0:1:2, lam=0.5", "each name once"),
+        ("lox", "rank=1.5,2", "grid: got 1.5; allowed is whole numbers from 0 to 1024"),
+    ],
+)
+def test_a_grid_that_cannot_be_measured_is_refused_before_anything_runs(studio, world, method, grid, sentence):
+    with pytest.raises(UserError, match=sentence):
+        studio.plan("sweep", world | {"method": method, "grid": grid})
+
+
+def test_plain_suites_bring_the_plain_suite_of_the_task(tmp_path):
+    studio = Studio(from_environment({"STUDIO_HOME": str(tmp_path)}))
+    request = {"checkpoint": "demo/aligned", "task": "code", "suites": "plain_safety, plain_over_refusal"}
+    recipe = studio.plan("evaluate", request).recipe
+    assert set(recipe["suites"]) == {"plain_safety", "plain_over_refusal", "plain_code"}
+    assert set(recipe["judges"]) == {"rules"}
+    with pytest.raises(UserError, match="Available: code, helpfulness, reasoning, tool"):
+        studio.plan("evaluate", request | {"task": "medical"})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections import OrderedDict
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
 from app import cards, text
+from app.tickets import Tickets
 from app.tree import el, note
 from app.web import knob, sheet
 from app.words import marked
@@ -18,6 +18,7 @@ from backend.errors import DeviceBusy, StudioError
 from backend.types import Column, Outcome
 
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
+SECONDS_BETWEEN_DRAWINGS = 0.15  # a browser needs tens of milliseconds for each and would fall behind the model
 NAMES = ("aligned", "fine-tuned", "merged")
 KINDS = {"safety": "harmful request", "over_refusal": "harmless look-alike", "helpfulness": "everyday request"}
 
@@ -25,25 +26,6 @@ KINDS = {"safety": "harmful request", "over_refusal": "harmless look-alike", "he
 def build(studio: Any, shell: Any) -> Compare:
     """Build the page inside the open tab."""
     return Compare(studio, shell)
-
-
-class Tickets:
-    """The newest request of every browser session: an older stream sees that it is old and stops."""
-
-    def __init__(self, sessions: int = 1000) -> None:
-        self.newest: OrderedDict[str, int] = OrderedDict()
-        self.sessions, self.lock = sessions, threading.Lock()
-
-    def take(self, session: str) -> int:
-        with self.lock:
-            ticket = self.newest.pop(session, 0) + 1
-            self.newest[session] = ticket
-            while len(self.newest) > self.sessions:
-                self.newest.popitem(last=False)
-            return ticket
-
-    def is_newest(self, session: str, ticket: int) -> bool:
-        return self.newest.get(session) == ticket
 
 
 class Compare:
@@ -121,7 +103,7 @@ class Compare:
         examples = self.find_examples()
         prompt = examples[0][1] if examples else ""
         kept = self.stored(aligned, tuned, 0.3, prompt)
-        values = [examples, chips(examples), prompt, self.knob_value(aligned, tuned, 0.3), kept]
+        values = [examples, cards.chips(examples), prompt, self.knob_value(aligned, tuned, 0.3), kept]
         values += [None, self.show(kept, "") if kept else note(text.ENTER_A_PROMPT)]
         return dict(zip(self.outputs, values, strict=True))
 
@@ -149,7 +131,8 @@ class Compare:
 
     def _measured(self, aligned: str, tuned: str) -> list[Any]:
         runs = [r for r in self.studio.runs() if (r.spec.get("aligned"), r.spec.get("tuned")) == (aligned, tuned)]
-        return self.studio.points([run.id for run in runs if run.kind == "sweep"]) if runs else []
+        found = self.studio.points([run.id for run in runs if run.kind == "sweep"]) if runs else []
+        return [point for point in found if point.method == "linear"]  # what the live λ walks along
 
     # -- handlers
 
@@ -212,7 +195,7 @@ class Compare:
             "badges": {},
             "pending": names[:],
         }
-        first, stream = None, None
+        first, stream, drawn = None, None, float("-inf")
         if len(names) > 1:
             yield gr.skip(), note(text.ASKING), self.show(view, "")
         try:
@@ -228,7 +211,9 @@ class Compare:
                 if chunk.done and name in view["pending"]:
                     view["pending"].remove(name)
                     done |= {name: chunk.text} if name != "merged" else {}
-                yield gr.skip(), None, self.show(view, "" if view["pending"] else against)
+                if time.monotonic() - drawn >= SECONDS_BETWEEN_DRAWINGS:
+                    yield gr.skip(), None, self.show(view, "" if view["pending"] else against)
+                    drawn = time.monotonic()
         except DeviceBusy as busy:
             stored = self.stored(aligned, tuned, lam, prompt)
             shown = self.show(stored, against) if stored else note(text.NO_STORED)
@@ -296,26 +281,3 @@ class Compare:
                 el("section", head, el("p", hint, cls="s-quiet") if hint else "", body, cls=cls, data_name=name)
             )
         return el("div", *columns, cls="s-columns")
-
-
-def chips(examples: list[tuple[str, str]]) -> Any:
-    """The example requests as buttons."""
-    if not examples:
-        return None
-    buttons = [
-        el(
-            "button",
-            el("small", kind),
-            _brief(prompt),
-            cls="s-btn",
-            type="button",
-            data_event="example",
-            data_key=number,
-        )
-        for number, (kind, prompt) in enumerate(examples)
-    ]
-    return el("div", *buttons, cls="chips", role="group", aria_label="Examples to ask")
-
-
-def _brief(prompt: str) -> str:
-    return prompt if len(prompt) < 70 else prompt[:67] + "…"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
-from app import cards, plots, text
+from app import cards, exports, plots, series, strength, text
+from app import side_by_side as beside
 from app.tree import note
 from app.web import pareto, sheet
 from backend.errors import UserError
-from backend.types import AXES, Outcome, Point, Run
+from backend.types import Outcome, Point, Run
 
 ANY = "all"
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
@@ -93,16 +91,18 @@ class Explore:
         """Runs that have or will have points, by task; stored ones first."""
         found: dict[str, list[Run]] = {}
         for run in sorted(self.studio.runs(), key=lambda run: (not run.stored, -run.id if not run.stored else run.id)):
-            if run.kind != "merge" and (run.status.is_live or self.studio.points([run.id])):
+            if run.kind not in ("merge", "tune") and (run.status.is_live or self.studio.points([run.id])):
                 found.setdefault(str(run.spec.get("task") or ""), []).append(run)
         return found
 
     @staticmethod
     def run_choices(runs: Sequence[Run]) -> list[tuple[str, int]]:
         def label(run: Run) -> str:
-            tuned = str(run.spec.get("tuned") or run.spec.get("checkpoint") or "").split("/")[-1]
+            if run.kind == "compare":
+                return f"{run.name} (run {run.id})"
             where = text.STORED_BADGE if run.stored else f"run {run.id}"
-            return f"{run.spec.get('method', run.kind)} · {tuned} ({where})"
+            method = run.kind if run.kind == "search" else run.spec.get("method", run.kind)
+            return f"{method} · {cards.tuned_name(run)} ({where})"
 
         return [(label(run), run.id) for run in runs]
 
@@ -130,7 +130,7 @@ class Explore:
         return dict(zip(self.outputs, values, strict=True))
 
     def points(self, runs: Sequence[int]) -> list[Point]:
-        found = self.studio.points(list(runs)) if runs else []
+        found = series.settled(self.studio.points(list(runs)), self._known(runs)) if runs else []
         return [point for point in found if "task" in point.scores and "safety" in point.scores]
 
     def _opening(self, points: Sequence[Point]) -> int | None:
@@ -161,6 +161,7 @@ class Explore:
         points, known = self.points(runs), self._known(runs)
         frontier = self.studio.frontier(points) if points else None
         plot = plots.pareto(points, known, frontier, minimum=minimum or 0, selected=selected)
+        plot |= strength.other(points, known)
         rows = cards.point_table(points, known, frontier, minimum=minimum or 0, selected=selected, only=only)
         return plot, cards.summary(points, frontier, known, minimum or 0), rows
 
@@ -184,10 +185,23 @@ class Explore:
         self, task: str, runs: list[int], minimum: float, selected: int | None, only: list[int], suite: str,
         outcome: str, event: gr.EventData,
     ) -> tuple[Any, ...]:  # fmt: skip
+        if event._data["name"] == "compare":
+            return only, *self.side_by_side(only, suite, outcome)
         if event._data["name"] == "all":
             drawn = self.draw(runs, minimum, selected, [])
             return [], selected, *drawn, *[gr.skip()] * (1 + len(self.detail) + 1)
         return only, *self.opened(runs, minimum, int(event._data["key"]), only, suite, outcome)
+
+    def side_by_side(self, only: Sequence[int], suite: str, outcome: str) -> tuple[Any, ...]:
+        """The first four of the selected points in the detail pane, on the same prompts."""
+        points = [one for one in map(self._point, only[: beside.MOST]) if one is not None]
+        if not points:
+            return *[gr.skip()] * (5 + len(self.detail)), gr.skip()
+        runs = self._known(sorted({point.run for point in points}))
+        answers = [self.studio.outcomes(point.id, suite=None if suite == ANY else suite) for point in points]
+        shown = beside.columns(points, answers, runs, "" if outcome == ANY else outcome)
+        detail = [beside.card(points, answers, runs), gr.skip(), gr.skip(), shown, None]
+        return *[gr.skip()] * 4, beside.PROMPTS, *detail, {"view": "explore", "point": str(points[0].id)}
 
     def pick_area(
         self, task: str, runs: list[int], minimum: float, selected: int | None, only: list[int], event: gr.EventData
@@ -226,7 +240,7 @@ class Explore:
         mine = self.studio.outcomes(point.id, suite=wanted)
         columns = [(f"λ = {point.coefficients['lambda']:g}" if "lambda" in point.coefficients else "this one", mine)]
         for anchor in self.studio.points([point.run]):
-            if anchor.anchor and anchor.id != point.id:
+            if anchor.anchor and anchor.id != point.id and anchor.half == point.half:
                 columns.append((anchor.anchor, self.studio.outcomes(anchor.id, suite=wanted)))
         order = [one for one in mine if outcome in (ANY, one.outcome)]
         aligned = cards.by_sample(next((found for name, found in columns if name == "aligned"), []))
@@ -249,37 +263,7 @@ class Explore:
         wanted = {int(point) for point in points[:10_000]}
         points = [found for found in map(self._point, sorted(wanted)) if found is not None]
         found = [(self.studio.run(point.run), point) for point in points]
-        return as_csv(found) if form == "csv" else as_json(found)
-
-
-def as_json(found: Sequence[tuple[Run, Point]]) -> str:
-    """Points and the recipes of their runs, in percent."""
-    runs = {run.id: {"name": run.name, "recipe": run.recipe, "recipe_hash": run.recipe_hash} for run, _ in found}
-    rows = [{"run": run.id, "point": p.id, "method": p.method, **p.to_json(), "details": p.details} for run, p in found]
-    return json.dumps(
-        {"schema": 1, "unit": "percent", "runs": runs, "points": rows}, ensure_ascii=False, indent=1, default=str
-    )
-
-
-def as_csv(found: Sequence[tuple[Run, Point]]) -> str:
-    """One row a point; cells that a spreadsheet would take for a formula are quoted."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    sides = [f"{axis}_{part}" for axis in AXES for part in ("value", "low", "high", "n")]
-    writer.writerow(
-        ["schema", "run", "recipe_hash", "point", "method", "lambda", "anchor", "aligned", "tuned", "task", *sides]
-    )
-    for run, point in found:
-        scores = {axis: point.scores[axis].to_json() if axis in point.scores else {} for axis in AXES}
-        numbers = [scores[axis].get(part, "") for axis in AXES for part in ("value", "low", "high", "n")]
-        names = [point.method, point.coefficients.get("lambda", ""), point.anchor]
-        names += [run.spec.get(key, "") for key in ("aligned", "tuned", "task")]
-        writer.writerow([1, run.id, run.recipe_hash, point.id, *map(_cell, names), *numbers])
-    return out.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
+        return exports.as_csv(found) if form == "csv" else exports.as_json(found)
 
 
 def _preferred(tasks: dict[str, list[Run]]) -> str:

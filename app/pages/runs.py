@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from app import cards
+from app import run_cards
+from app.pages.tuning_view import TuningView
 from app.tree import note
 from app.web import sheet
 from backend.errors import StudioError
@@ -28,28 +29,30 @@ class Runs:
                 self.table = sheet(elem_id="runs")
             with gr.Column(scale=6, min_width=300, elem_classes="s-panel"):
                 self.detail = sheet(elem_id="run")
+                self.watched = TuningView(studio, shell.telemetry, "run-tune")
         self.table.act(self.choose, None, [self.chosen, *self.outputs], **HIDDEN)
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.table, self.detail]
+        return [self.table, self.detail, *self.watched.outputs]
 
-    def choose(self, event: gr.EventData) -> tuple[Any, Any, Any]:
+    def choose(self, event: gr.EventData) -> tuple[Any, ...]:
         chosen = int(event._data["key"])
         return chosen, *self.view(chosen)
 
-    def view(self, chosen: int | None) -> tuple[Any, Any]:
-        """The table and the chosen run; the newest live one, else the newest, where none was chosen."""
+    def view(self, chosen: int | None, sort: str = "step", shown: int = 20) -> tuple[Any, ...]:
+        """The table, the chosen run (else the newest live one, else the newest) and what it reports."""
         runs = self.studio.runs()
         if chosen is None and runs:
             chosen = next((run.id for run in runs if run.status.is_live), runs[0].id)
-        return cards.run_table(runs, chosen), self._detail(chosen)
+        run = next((run for run in runs if run.id == chosen), None)
+        return run_cards.run_table(runs, chosen), self._detail(chosen), *self.watched.view(run, sort, shown)
 
     def _detail(self, chosen: int | None) -> Any:
         if chosen is None:
             return None
         try:
             run = self.studio.run(chosen)
-            return cards.run_detail(run, len(self.studio.points([chosen])), self.studio.log(chosen, lines=60))
+            return run_cards.run_detail(run, len(self.studio.points([chosen])), self.studio.log(chosen, lines=60))
         except StudioError as error:
             return note(str(error), "error")

@@ -45,6 +45,11 @@ def pareto(export: Callable[[str, list[int]], str] | None = None, **options: Any
     return own("plot", None, ("pick", "area"), server_functions=[export_points] if export else None, **options)
 
 
+def lines(**options: Any) -> gr.HTML:
+    """The stacked charts of `curves.curves(...)`; nothing is drawn, and no room taken, while the value is None."""
+    return own("curves", None, (), **options)
+
+
 def sheet(value: Any = None, *, live: bool = False, **options: Any) -> gr.HTML:
     """A `tree.Tree` on the page; its buttons and rows send `act` {name, key}. `live` announces every change."""
     return own("live" if live else "tree", value, ("act",), **options)

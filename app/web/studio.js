@@ -10,10 +10,32 @@ window.studio = (() => {
     const [tag, attributes, ...children] = spec;
     const node = document.createElement(TAGS.has(tag) ? tag : "span");
     for (const [name, value] of Object.entries(attributes || {})) {
-      if (ATTRIBUTES.has(name) || /^(aria|data)-[a-z-]+$/.test(name)) node.setAttribute(name, value);
+      if (shown(name)) node.setAttribute(name, value);
     }
     for (const child of children) node.appendChild(build(child));
     return node;
+  }
+
+  const shown = (name) => ATTRIBUTES.has(name) || /^(aria|data)-[a-z-]+$/.test(name);
+
+  // Change what differs and leave the rest: a button that is being pressed must outlive the redraw of every second.
+  function patch(node, spec) {
+    if (!Array.isArray(spec)) {
+      if (node.nodeType !== Node.TEXT_NODE) node.replaceWith(build(spec));
+      else if (node.data !== String(spec)) node.data = String(spec);
+      return;
+    }
+    const [tag, attributes, ...children] = spec;
+    const wanted = attributes || {};
+    const same = node.nodeType === Node.ELEMENT_NODE && node.localName === (TAGS.has(tag) ? tag : "span") &&
+      (node.dataset.fold || "") === (wanted["data-fold"] || "");
+    if (!same) { node.replaceWith(build(spec)); return; }
+    for (const { name } of [...node.attributes]) if (shown(name) && !(name in wanted) && name !== "open") node.removeAttribute(name);
+    for (const [name, value] of Object.entries(wanted)) {
+      if (shown(name) && name !== "open" && node.getAttribute(name) !== value) node.setAttribute(name, value);
+    }
+    while (node.childNodes.length > children.length) node.lastChild.remove();
+    children.forEach((child, i) => { if (node.childNodes[i]) patch(node.childNodes[i], child); else node.appendChild(build(child)); });
   }
 
   // ---- trees of text -------------------------------------------------------------------------------------------
@@ -21,17 +43,18 @@ window.studio = (() => {
     const { element, props, trigger, watch } = context;
     const box = element.querySelector("div") || element;
     if (live) { box.setAttribute("role", "status"); box.setAttribute("aria-live", "polite"); }
-    let shown = null;
+    let last = null;
 
     function render() {
       const text = JSON.stringify(props.value ?? null);
-      if (text === shown) return;
-      shown = text;
+      if (text === last) return;
+      last = text;
       const folds = new Map([...box.querySelectorAll("details[data-fold]")].map((d) => [d.dataset.fold, d.open]));
       const scrolls = new Map([...box.querySelectorAll("[data-scroll]")].map((d) => [d.dataset.scroll, d.scrollTop]));
       const focus = box.contains(document.activeElement) && document.activeElement.dataset;
       const wanted = focus && focus.event ? [focus.event, focus.key] : null;
-      box.replaceChildren(...(props.value ? [build(props.value)] : []));
+      if (props.value && box.firstChild) patch(box.firstChild, props.value);
+      else box.replaceChildren(...(props.value ? [build(props.value)] : []));
       for (const d of box.querySelectorAll("details[data-fold]")) if (folds.has(d.dataset.fold)) d.open = folds.get(d.dataset.fold);
       for (const d of box.querySelectorAll("[data-scroll]")) {
         if (d.dataset.scroll.startsWith("end")) d.scrollTop = d.scrollHeight;
@@ -70,8 +93,8 @@ window.studio = (() => {
   const FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif";
   const HUES = { "@blue": "#0072B2", "@vermilion": "#D55E00", "@green": "#009E73", "@purple": "#CC79A7", "@orange": "#E69F00", "@sky": "#56B4E9", "@yellow": "#8C6D1F", "@grey": "#7A7A7A" };
   const THEMES = {
-    light: { "@ink": "#1c2430", "@muted": "#5b6675", "@grid": "#e6e9ee", "@panel": "#ffffff", "@off": "#b4bac4", "@accent": "#0b6270", "@shade": "rgba(11,98,112,0.07)", "@font": FONT, ...HUES },
-    dark: { "@ink": "#e9edf2", "@muted": "#a3adba", "@grid": "#2c343f", "@panel": "#171c23", "@off": "#56606d", "@accent": "#5cc3d2", "@shade": "rgba(92,195,210,0.10)", "@font": FONT, ...HUES, "@blue": "#3f9fdc", "@vermilion": "#e8762c", "@green": "#1fb98b" },
+    light: { "@ink": "#1c2430", "@muted": "#5b6675", "@grid": "#e6e9ee", "@panel": "#ffffff", "@off": "#b4bac4", "@accent": "#0b6270", "@bad": "#b3261e", "@shade": "rgba(11,98,112,0.07)", "@font": FONT, ...HUES },
+    dark: { "@ink": "#e9edf2", "@muted": "#a3adba", "@grid": "#2c343f", "@panel": "#171c23", "@off": "#56606d", "@accent": "#5cc3d2", "@bad": "#ff7a6e", "@shade": "rgba(92,195,210,0.10)", "@font": FONT, ...HUES, "@blue": "#3f9fdc", "@vermilion": "#e8762c", "@green": "#1fb98b" },
   };
   const isDark = () => document.body.classList.contains("dark") || document.documentElement.classList.contains("dark");
 
@@ -94,7 +117,7 @@ window.studio = (() => {
     link.click();
   }
 
-  function plot(context) {
+  function plot(context, zoomable = true) {
     const { element, props, trigger, watch, server } = context;
     const box = element.querySelector("div") || element;
     const tools = document.createElement("div");
@@ -103,7 +126,7 @@ window.studio = (() => {
     stage.className = "stage";
     stage.setAttribute("role", "img");
     box.replaceChildren(tools, stage);
-    let zoom = false, bound = false, last = "";
+    let zoom = false, shade = false, other = false, bound = false, last = "";
 
     function tool(label, title, fn) {
       const b = document.createElement("button");
@@ -112,13 +135,15 @@ window.studio = (() => {
       tools.appendChild(b);
       return b;
     }
+    const shown = () => (other && props.value.other ? props.value.other : props.value.figure);
+    let o = null, z = null, s = null;
     function layout(figure, theme, width, height) {
       const narrow = width < 560;
       const out = themed(figure.layout, theme);
       out.width = width; out.height = height;
       if (narrow) {
         Object.assign(out.margin, { l: 44, r: 8, t: 70 }); out.dragmode = false; out.font.size = 11;
-        for (const [axis, words] of Object.entries(props.value.narrow || {})) if (out[axis]) out[axis].title.text = words;
+        for (const [axis, words] of Object.entries((shown() === props.value.other ? props.value.other_narrow : props.value.narrow) || {})) if (out[axis]) out[axis].title.text = words;
       }
       if (zoom) {
         out.uirevision = "data";
@@ -126,16 +151,23 @@ window.studio = (() => {
       }
       return out;
     }
+    const traces = () => shown().data.map((trace, i) => {
+      const shaded = shade && !other && (props.value.shades || {})[i];
+      return shaded ? { ...trace, marker: { ...trace.marker, ...shaded } } : trace;
+    });
     async function picture(format) {
       if (!props.value) return;
-      const figure = props.value.figure, theme = THEMES.light;
-      const url = await Plotly.toImage({ data: themed(figure.data, theme), layout: layout(figure, theme, 1200, 840) }, { format, width: 1200, height: 840, scale: format === "png" ? 2 : 1 });
+      const figure = shown(), theme = THEMES.light;
+      const height = zoomable ? 840 : Math.max(840, props.value.height);
+      const url = await Plotly.toImage({ data: themed(traces(), theme), layout: layout(figure, theme, 1200, height) }, { format, width: 1200, height, scale: format === "png" ? 2 : 1 });
       save(`dualselect.${format}`, url, `image/${format}`);
     }
     const keys = () => [...new Set((props.value ? props.value.figure.data : []).flatMap((t) => (t.customdata || []).map(Number)))];
     if (props.value !== undefined) {
-      const z = tool("Zoom to data", "Show only the range that has points", () => { zoom = !zoom; z.setAttribute("aria-pressed", zoom); last = ""; draw(); });
-      z.setAttribute("aria-pressed", "false");
+      o = zoomable && tool("At equal strength", "Put the points where their merge walked to, so that methods can be compared at equal strength", () => { other = !other; o.setAttribute("aria-pressed", other); last = ""; draw(); });
+      z = zoomable && tool("Zoom to data", "Show only the range that has points", () => { zoom = !zoom; z.setAttribute("aria-pressed", zoom); last = ""; draw(); });
+      s = zoomable && tool("Colour by over-refusal", "Colour by how often harmless requests are refused, or by method", () => { shade = !shade; s.setAttribute("aria-pressed", shade); last = ""; draw(); });
+      for (const b of [o, z, s]) if (b) b.setAttribute("aria-pressed", "false");
       tool("PNG", "Save the plot as a PNG picture", () => picture("png"));
       tool("SVG", "Save the plot as an SVG picture", () => picture("svg"));
       if (server && server.export_points) {
@@ -146,19 +178,26 @@ window.studio = (() => {
 
     function draw() {
       const value = props.value;
-      if (!value || !value.figure) { return; }
+      if (!value || !value.figure) {
+        if (bound && window.Plotly) { Plotly.purge(stage); bound = false; last = ""; }
+        return;
+      }
       if (!window.Plotly) { setTimeout(draw, 40); return; }
       const width = Math.floor(box.clientWidth);
       if (width < 50) return;
       const dark = isDark();
-      const stamp = JSON.stringify([value, width, dark, zoom]);
+      if (o) { o.hidden = !value.other; z.hidden = !!value.fixed; s.hidden = !!value.fixed || other; }
+      const figure = shown();
+      const stamp = JSON.stringify([value, width, dark, zoom, shade, other]);
       if (stamp === last) return;
       last = stamp;
       const theme = THEMES[dark ? "dark" : "light"];
-      const height = value.height ? (width < 560 ? Math.round(value.height * 0.84) : value.height) : 560;
+      const named = figure.data.filter((trace) => trace.name && trace.showlegend !== false).length;
+      const shrunk = value.fixed || !zoomable ? value.height : Math.round(value.height * 0.84) + 22 * Math.max(0, named - 3); // room for the legend
+      const height = value.height ? (width < 560 ? shrunk : value.height) : 560;
       stage.setAttribute("aria-label", value.summary || "plot");
       stage.dataset.points = keys().length;
-      Plotly.react(stage, themed(value.figure.data, theme), layout(value.figure, theme, width, height),
+      Plotly.react(stage, themed(traces(), theme), layout(figure, theme, width, height),
         { displaylogo: false, displayModeBar: width >= 560 ? "hover" : false, modeBarButtonsToRemove: ["toImage", "autoScale2d", "zoomIn2d", "zoomOut2d"], doubleClick: "reset" });
       if (!bound) {
         bound = true;
@@ -244,5 +283,5 @@ window.studio = (() => {
     watch("value", () => { const { label, ...part } = props.value || {}; arrived = true; remember(part); });
   }
 
-  return { tree: (c) => words(c, false), live: (c) => words(c, true), plot, knob, address, remember };
+  return { tree: (c) => words(c, false), live: (c) => words(c, true), plot: (c) => plot(c), curves: (c) => plot(c, false), knob, address, remember };
 })();

@@ -119,6 +119,47 @@ def model_card(
     return "\n".join(front + body)
 
 
+def tuned_card(
+    title: str, recipe: Mapping[str, Any], model: Checkpoint, *, adapter: bool, scores: Mapping[str, Any] | None = None
+) -> str:
+    """README.md of a fine-tuned model: lineage, strategy, settings, data hashes, scores.
+
+    Args:
+        recipe: as written to tuning.json.
+        model: the checkpoint that training started from.
+        adapter: whether the folder holds a LoRA adapter instead of all weights.
+        scores: axis -> {"value", "low", "high", "n"} in percent.
+    """
+    license_name = (front_matter(model.folder).get("license") or [""])[0]
+    front = ["---", "base_model:", f"- {_yaml(public_name(model))}"]
+    front += [f"base_model_relation: {'adapter' if adapter else 'finetune'}"]
+    front += [f"license: {_yaml(license_name)}"] if license_name else []
+    front += [f"library_name: {'peft' if adapter else 'transformers'}", "---", ""]
+    strategy = recipe["strategy"]
+    body = [
+        f"# {_plain(title)}",
+        "",
+        f"{_plain(public_name(model))} ({model.revision or 'local'}), fine-tuned with `{strategy['name']}` "
+        f"({_plain(strategy['paper'])}) for {recipe['steps']} steps, seed {recipe['seed']}.",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| {key} | {_plain(str(value))} |" for key, value in {**recipe["parameters"], **recipe["training"]}.items()),
+        "",
+        "| data | rows used | SHA-256 |",
+        "|---|---|---|",
+        *(f"| {_plain(Path(one['name']).name)} | {one['kept']} | {one['sha256']} |" for one in recipe["data"]),
+        "",
+        "Hashes of the start weights, versions and the data report are in `tuning.json`.",
+        "",
+        "## Safety and task scores",
+        "",
+        *_score_lines(scores),
+        "",
+    ]
+    return "\n".join(front + body)
+
+
 def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:
     if not scores:
         return ["Not evaluated. Neither parent's scores carry over to a merge: measure before use."]

@@ -11,12 +11,13 @@ from typing import Any
 
 from backend.checkpoints.adapter import updates_of
 from backend.checkpoints.config import text_part
-from backend.checkpoints.folder import TOKENIZER_FILES
 from backend.checkpoints.headers import FLOATS
 from backend.checkpoints.inspect import main_dtype
+from backend.checkpoints.kinship import NOT_A_CHILD, relative_change
 from backend.checkpoints.space import size_words
-from backend.checkpoints.tokenizer import chat_template, vocabulary
+from backend.checkpoints.tokenizer import chat_template
 from backend.checkpoints.tying import EMBEDDINGS, HEADS, find_ends, is_tied, same_bytes
+from backend.checkpoints.vocabularies import only_rows, vocabulary_findings
 from backend.errors import UserError
 from backend.types import Checkpoint, Estimate, Finding
 
@@ -24,6 +25,10 @@ MOST_SHOWN = 5
 INTERPRETER = 400 * 2**20
 BYTES_PER_SECOND = 150e6
 SECONDS_TO_START = 3.0
+BLOCK, BLOCKS_HELD, THREADS = 2**18, 4, 4  # as in backend.merging, which this does not import
+
+# What is no Linear layer inside the model, or is fed what the layer before it is fed.
+FED_WITH_ANOTHER = (*EMBEDDINGS, *HEADS, "k_proj.weight", "v_proj.weight", "up_proj.weight")
 
 # Settings without a tensor of their own that change what the same weights compute.
 SHAPELESS = (
@@ -40,9 +45,13 @@ SHAPELESS = (
 )
 
 
-def check_pair(aligned: Checkpoint, tuned: Checkpoint) -> tuple[Finding, ...]:
-    """What speaks against merging `tuned` into `aligned`, errors first."""
-    findings = list(_findings(aligned, tuned))
+def check_pair(aligned: Checkpoint, tuned: Checkpoint, *, donor: str = "aligned") -> tuple[Finding, ...]:
+    """What speaks against merging `tuned` into `aligned`, errors first.
+
+    Args:
+        donor: whose tokenizer, config and template the merged model gets, "aligned" or "fine_tuned".
+    """
+    findings = list(_findings(aligned, tuned, donor.replace("_", "-")))
     return tuple(sorted(findings, key=lambda finding: finding.level != "error"))
 
 
@@ -53,24 +62,38 @@ def raise_errors(findings: Iterable[Finding]) -> None:
             raise UserError(finding.field, problem=finding.sentence.rstrip("."))
 
 
-def estimate_merge(aligned: Checkpoint, *others: Checkpoint) -> Estimate:
-    """Seconds, peak memory and disk of merging checkpoints into a folder, for a common disk and two cores."""
+def estimate_merge(aligned: Checkpoint, *others: Checkpoint, whole: bool = False, grams: bool = False) -> Estimate:
+    """Seconds, peak memory and disk of merging checkpoints into a folder, for a common disk and two cores.
+
+    Args:
+        whole: whether the method must see whole tensors; else memory does not grow with the model.
+        grams: whether the aligned model is measured in fp32 first.
+    """
     largest = max((tensor.elements for tensor in aligned.tensors.values()), default=0)
     moved = 2 * aligned.bytes
     moved += sum(one.bytes + (aligned.bytes if one.kind == "adapter" else 0) for one in others)
-    memory = INTERPRETER + (12 + 12 * len(others)) * largest  # inputs, inputs in fp32 and their changes, the result
+    held = largest if whole else min(largest, THREADS * BLOCKS_HELD * BLOCK)
+    # Inputs as stored and in fp32, their changes and what the method makes of them, in fp64 at worst.
+    memory = INTERPRETER + (12 + (40 if whole else 16) * len(others)) * held
+    memory += 4 * aligned.parameters + gram_bytes(aligned) if grams else 0
     return Estimate(SECONDS_TO_START + moved / BYTES_PER_SECOND, memory, aligned.bytes)
 
 
-def estimate_resident(aligned: Checkpoint, *others: Checkpoint, steps: bool = False) -> int:
+def gram_bytes(aligned: Checkpoint) -> int:
+    """Bytes of one Gram matrix for every Linear layer, layers that are fed the same tensor sharing one."""
+    matrices = [tensor.shape for name, tensor in aligned.tensors.items() if not name.endswith(FED_WITH_ANOTHER)]
+    return sum(4 * shape[1] ** 2 for shape in matrices if len(shape) == 2)
+
+
+def estimate_resident(aligned: Checkpoint, *others: Checkpoint, steps: bool = False, grams: bool = False) -> int:
     """Bytes of memory that a sweep holds: every model, the one they are written into, with `steps` the step too."""
     largest = max((tensor.elements for tensor in aligned.tensors.values()), default=0)
     fp32 = 4 * aligned.parameters
     ends = aligned.bytes + sum(fp32 if one.kind == "adapter" else one.bytes for one in others)
-    return INTERPRETER + ends + fp32 * (2 if steps else 1) + 16 * largest
+    return INTERPRETER + ends + fp32 * (2 if steps else 1) + 16 * largest + (gram_bytes(aligned) if grams else 0)
 
 
-def _findings(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+def _findings(aligned: Checkpoint, tuned: Checkpoint, donor: str) -> Iterator[Finding]:
     if aligned.kind == "adapter":
         sentence = f"{aligned.name} is an adapter, only the change to another model: give the model it was trained on."
         yield Finding("error", "aligned", sentence)
@@ -94,9 +117,10 @@ def _findings(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
         yield from _shapes(aligned, tuned)
         yield from _integers(aligned, tuned)
         yield from _ties(aligned, tuned)
-        yield from _settings(aligned, tuned)
-    yield from _vocabularies(aligned, tuned)
-    yield from _templates(aligned, tuned)
+        yield from _settings(aligned, tuned, donor)
+        yield from _kinship(aligned, tuned)
+    yield from vocabulary_findings(aligned, tuned, donor)
+    yield from _templates(aligned, tuned, donor)
     yield from _dtypes(aligned, tuned)
 
 
@@ -159,20 +183,15 @@ def _shapes(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
     differing = [
         (ours, tuned.tensors[name])
         for name, ours in aligned.tensors.items()
-        if name in tuned.tensors and tuned.tensors[name].shape != ours.shape
+        if name in tuned.tensors
+        and tuned.tensors[name].shape != ours.shape
+        and not only_rows(ours, tuned.tensors[name])
     ]
     for ours, theirs in differing[:MOST_SHOWN]:
-        rows = ours.name.endswith((*EMBEDDINGS, *HEADS)) and ours.shape[1:] == theirs.shape[1:]
-        if rows:
-            sentence = (
-                f"`{ours.name}` has {ours.shape[0]} rows in the aligned and {theirs.shape[0]} in the fine-tuned model: "
-                "pick a pair of one vocabulary, or resize the fine-tuned one's embeddings to the aligned one's."
-            )
-        else:
-            sentence = (
-                f"`{ours.name}` is {_by(ours.shape)} in the aligned and {_by(theirs.shape)} in the fine-tuned model; "
-                "they must be equal: pick a pair of one size."
-            )
+        sentence = (
+            f"`{ours.name}` is {_by(ours.shape)} in the aligned and {_by(theirs.shape)} in the fine-tuned model; "
+            "they must be equal: pick a pair of one size."
+        )
         yield Finding("error", "tuned", sentence)
     if len(differing) > MOST_SHOWN:
         count = len(differing) - MOST_SHOWN
@@ -202,57 +221,37 @@ def _ties(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
         yield Finding("warning", "tuned", sentence)
 
 
-def _settings(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+def _settings(aligned: Checkpoint, tuned: Checkpoint, donor: str) -> Iterator[Finding]:
     ours, theirs = text_part(aligned.config), text_part(tuned.config)
     for key in SHAPELESS:
         one, other = ours.get(key), theirs.get(key)
         if one != other and one is not None and other is not None:
             sentence = (
                 f"config.json has {key} {_short(one)} in the aligned and {_short(other)} in the fine-tuned model: "
-                "the merged model gets the aligned one's; check that the pair belongs together."
+                f"the merged model gets the {donor} one's; check that the pair belongs together."
             )
             yield Finding("warning", "tuned", sentence)
 
 
-def _vocabularies(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
-    try:
-        ours, theirs = vocabulary(aligned, field="aligned"), vocabulary(tuned, field="tuned")
-    except UserError as error:
-        yield Finding("error", error.field, str(error).removeprefix(f"{error.field}: "))
-        return
-    if ours is None:
-        sentence = f"{aligned.name} has no {TOKENIZER_FILES[0]}: its vocabulary cannot be compared; add the file."
-        yield Finding("warning", "aligned", sentence)
-    if theirs is None and tuned.kind == "full":
-        sentence = f"{tuned.name} has no {TOKENIZER_FILES[0]}: its vocabulary cannot be compared; add the file."
-        yield Finding("warning", "tuned", sentence)
-    if ours is None or theirs is None or ours == theirs:
-        return
-    differing = sorted(number for number in ours.keys() & theirs.keys() if ours[number] != theirs[number])
-    if differing:
-        first = differing[0]
+def _kinship(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    change = relative_change(aligned, tuned)
+    if change is not None and change > NOT_A_CHILD:
         sentence = (
-            f"token {first} is {_short(ours[first])} in the aligned and {_short(theirs[first])} in the fine-tuned "
-            f"tokenizer ({len(differing)} differ): pick a pair of one vocabulary."
-        )
-        yield Finding("error", "tuned", sentence)
-    elif len(theirs) != len(ours):
-        fate = "drops the added ones" if len(theirs) > len(ours) else "keeps its own"
-        sentence = (
-            f"the tokenizers have {len(ours)} tokens in aligned and {len(theirs)} in fine-tuned: "
-            f"the merged model takes the aligned one's, which {fate}."
+            f"the fine-tuned weights differ from the aligned ones by {change:.2f} times their size (a sample), more "
+            f"than the {NOT_A_CHILD:g} of any fine-tune: between models that are not parent and child a merge computes "
+            "nothing of either; check the pair, or lower the learning rate."
         )
         yield Finding("warning", "tuned", sentence)
 
 
-def _templates(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+def _templates(aligned: Checkpoint, tuned: Checkpoint, donor: str) -> Iterator[Finding]:
     ours, theirs = chat_template(aligned), chat_template(tuned)
     if ours != theirs and (theirs is not None or tuned.kind == "full"):
         how = "has no" if ours is None or theirs is None else "has another"
         who = "aligned" if ours is None else "fine-tuned"
         sentence = (
             f"the {who} model {how} chat template: "
-            "every point is asked with the aligned one's; use it in training to compare like with like."
+            f"every point is asked with the {donor} one's; use one in training and here to compare like with like."
         )
         yield Finding("warning", "tuned", sentence)
 

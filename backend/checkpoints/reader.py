@@ -1,4 +1,4 @@
-"""Tensors out of a checkpoint, one at a time, by plain reads into fresh memory. The torch side of `checkpoints`.
+"""Tensors out of a checkpoint, whole or in blocks, by plain reads. The torch side of `checkpoints`.
 
 A `Source` is what a merge sees: names, shapes and `read`. A full checkpoint is one, and so is an adapter on its aligned
 model; the merge does not know which.
@@ -6,6 +6,9 @@ model; the merge does not know which.
 
 from __future__ import annotations
 
+import math
+import os
+import threading
 from typing import TYPE_CHECKING, Protocol
 
 from backend.checkpoints.adapter import Update, updates_of
@@ -16,6 +19,10 @@ from backend.types import Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+WIDEST = 8  # bytes of the widest dtype
+PIECE = 2**18  # elements of a LoRA's product that are multiplied at a time
 
 
 class Source(Protocol):
@@ -32,8 +39,31 @@ class Source(Protocol):
     def read(self, name: str, *, dtype: torch.dtype | None = None) -> Tensor:
         """A fresh tensor; the caller may change it."""
 
+    def read_block(self, name: str, begin: int, end: int, scratch: bytearray | None = None) -> Tensor:
+        """Elements `begin` to `end` of the tensor laid flat, the same bits as `read` gives.
+
+        Args:
+            scratch: memory to read into, so that none is asked of the system again and again; large enough.
+        """
+
+    def prefetch(self, name: str) -> None:
+        """Tell the system that the tensor is read next."""
+
     def changed_names(self) -> frozenset[str]:
         """Tensors that may differ from the aligned model's."""
+
+
+class Scratch(threading.local):
+    """Memory that each thread reads into again and again, a piece for each model."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, bytearray] = {}
+
+    def part(self, number: int, elements: int) -> bytearray:
+        """Room for that many elements of any dtype; what is never written takes no memory."""
+        if len(self._parts.get(number, b"")) < WIDEST * elements:
+            self._parts[number] = bytearray(WIDEST * elements)
+        return self._parts[number]
 
 
 def torch_dtype(stored: str) -> torch.dtype:
@@ -74,6 +104,21 @@ class Reader:
         tensor = _read(self._info(name))
         return tensor if dtype is None else tensor.to(dtype)
 
+    def read_block(self, name: str, begin: int, end: int, scratch: bytearray | None = None) -> Tensor:
+        return _read(self._info(name), begin, end, scratch)
+
+    def prefetch(self, name: str) -> None:
+        info = self._info(name)
+        if hasattr(os, "posix_fadvise"):
+            try:
+                file = os.open(info.file, os.O_RDONLY)
+            except OSError:
+                return  # the read itself will say what is wrong
+            try:
+                os.posix_fadvise(file, info.begin, info.end - info.begin, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(file)
+
     def changed_names(self) -> frozenset[str]:
         names = [*self._tensors, *([self._ends.head] if self._ends else [])]
         return frozenset(name for name in names if self.dtype(name).is_floating_point)
@@ -99,7 +144,7 @@ class AdapterSource:
         self._ends = find_ends(aligned.names())
         known = [*aligned.names(), *([self._ends.head] if self._ends else [])]
         self._updates = updates_of(adapter, known)
-        self._known = frozenset(known)
+        self._last_factors: tuple[str, Tensor, Tensor] | None = None
         for update in self._updates.values():
             update.check_fit(adapter, self._aligned.shape(update.target))
 
@@ -117,7 +162,8 @@ class AdapterSource:
         update = self._updates.get(name) or self._tied_update(name)
         if update is None:
             return self._aligned.read(name, dtype=dtype)
-        tensor = self._apply(update, name)
+        shape = self._aligned.shape(name)
+        tensor = self.read_block(name, 0, math.prod(shape)).reshape(shape)
         return tensor if dtype is None else tensor.to(dtype)
 
     def changed_names(self) -> frozenset[str]:
@@ -129,17 +175,41 @@ class AdapterSource:
             return self._updates.get(self._ends.embedding)
         return None
 
-    def _apply(self, update: Update, name: str) -> Tensor:
+    def read_block(self, name: str, begin: int, end: int, scratch: bytearray | None = None) -> Tensor:
+        update = self._updates.get(name) or self._tied_update(name)
+        if update is None:
+            return self._aligned.read_block(name, begin, end, scratch)
         if update.whole:
-            start = self._adapter.read(update.whole, dtype=torch.float32)
+            start = self._adapter.read_block(update.whole, begin, end, scratch).float()
         else:
-            start = self._aligned.read(name, dtype=torch.float32)
-        if not update.a:
-            return start
-        a = self._adapter.read(update.a, dtype=torch.float32)
-        b = self._adapter.read(update.b, dtype=torch.float32)
-        delta = (b @ a).mul_(update.scale)
-        return start.add_(delta.T if update.transposed else delta)
+            start = self._aligned.read_block(name, begin, end, scratch).float()
+        return start.add_(self._delta(update, begin, end)) if update.a else start
+
+    def prefetch(self, name: str) -> None:
+        self._aligned.prefetch(name)
+
+    def _delta(self, update: Update, begin: int, end: int) -> Tensor:
+        """Elements `begin` to `end` of s·B·A, multiplied by pieces that do not depend on what is asked for.
+
+        A product of some rows is not bit for bit those rows of the product.
+        """
+        a, b = self._factors(update)
+        columns = b.shape[0] if update.transposed else a.shape[1]
+        rows = max(1, PIECE // columns)
+        first = begin // columns // rows * rows
+        pieces = []
+        for row in range(first, math.ceil(end / columns), rows):
+            part = (b @ a[:, row : row + rows]).T if update.transposed else b[row : row + rows] @ a
+            pieces.append(part.mul(update.scale).reshape(-1))
+        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return whole[begin - first * columns : end - first * columns]
+
+    def _factors(self, update: Update) -> tuple[Tensor, Tensor]:
+        known = self._last_factors
+        if known is None or known[0] != update.target:
+            a, b = (self._adapter.read(name, dtype=torch.float32) for name in (update.a, update.b))
+            self._last_factors = known = (update.target, a, b)
+        return known[1], known[2]
 
 
 def open_source(checkpoint: Checkpoint, aligned: Checkpoint | None = None) -> Source:
@@ -156,20 +226,35 @@ def open_source(checkpoint: Checkpoint, aligned: Checkpoint | None = None) -> So
     return AdapterSource(Reader(aligned), checkpoint)
 
 
-def _read(info: TensorInfo) -> Tensor:
-    tensor = torch.empty(info.shape, dtype=torch_dtype(info.dtype))
-    if tensor.numel() == 0:
-        return tensor
-    view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
+def _read(info: TensorInfo, begin: int = 0, end: int | None = None, scratch: bytearray | None = None) -> Tensor:
+    """The whole tensor in its shape, or elements `begin` to `end` of it laid flat."""
+    dtype = torch_dtype(info.dtype)
+    count = (info.elements if end is None else end) - begin
+    shape = info.shape if end is None else (count,)
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)
+    size = count * dtype.itemsize
+    if scratch is None:
+        tensor = torch.empty(shape, dtype=dtype)
+        view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    else:
+        tensor = torch.frombuffer(scratch, dtype=dtype, count=count)
+        view = memoryview(scratch)[:size]
+    _fill(view, info, info.begin + begin * dtype.itemsize)
+    return tensor
+
+
+def _fill(view: memoryview, info: TensorInfo, offset: int) -> None:
     try:
-        with info.file.open("rb", buffering=0) as stream:
-            stream.seek(info.begin)
+        file = os.open(info.file, os.O_RDONLY)
+        try:
             done = 0
             while done < len(view):
-                got = stream.readinto(view[done:])
+                got = os.preadv(file, [view[done:]], offset + done)
                 if not got:
                     raise RunFailed(f"{info.file.name} ended inside {info.name}: it changed while it was read.")
                 done += got
+        finally:
+            os.close(file)
     except OSError as error:
         raise RunFailed(f"{info.file.name} could not be read ({error.strerror}): check the disk.") from error
-    return tensor

@@ -1,7 +1,7 @@
-"""A Hugging Face folder, written shard by shard beside its final place and renamed when complete.
+"""A Hugging Face folder, written beside its final place and renamed when complete.
 
-Every header and offset is known before the first tensor, so no shard is ever held in memory. What is interrupted leaves
-no folder of that name.
+Every header and offset is known before the first tensor, so blocks go straight to where they belong and no shard is
+ever held in memory. What is interrupted leaves no folder of that name.
 """
 
 from __future__ import annotations
@@ -13,19 +13,28 @@ import json
 import os
 import shutil
 import struct
+import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backend.checkpoints.folder import INDEX, WEIGHTS
 from backend.checkpoints.headers import ITEM_BYTES
+from backend.checkpoints.journal import Journal
 from backend.errors import RunFailed, UserError
 from backend.lazy import torch
 from backend.types import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+SECONDS_BETWEEN_SAVES = 0.5
+HASH_BLOCK = 2**20
 
 
 class Slot(NamedTuple):
@@ -54,24 +63,45 @@ def shards_like(aligned: Checkpoint, slots: Iterable[Slot]) -> list[list[Slot]]:
 
 
 class FolderWriter:
-    """Write tensors in order, then the small files, then `commit`. Leaving without `commit` leaves nothing.
+    """Write tensors, whole or in blocks, then the small files, then `commit`. Leaving without `commit` leaves nothing.
+
+    Only a process that is killed leaves `<out>.tmp`. With the same `key` the next writer takes over what that one had
+    finished; anything else there is removed.
+
+    Args:
+        key: of the work; whatever changes one byte of the result must change it. Without one nothing is taken over.
 
     Raises:
         UserError: `out` exists and is not empty, cannot be written, or another run is writing it.
         RunFailed: the disk is full or broken.
     """
 
-    def __init__(self, out: Path, shards: Sequence[Sequence[Slot]], *, field: str = "out") -> None:
+    def __init__(self, out: Path, shards: Sequence[Sequence[Slot]], *, key: str = "", field: str = "out") -> None:
         self.out = out.absolute()
         self.hashes: dict[str, str] = {}
+        self.finished: dict[str, list[float]] = {}
         self._shards = [list(shard) for shard in shards]
+        self._order = [slot for shard in self._shards for slot in shard]
+        self._next = 0
         self._temporary = self.out.with_name(self.out.name + ".tmp")
+        self._journal = Journal(self._temporary, key)
         self._lock = -1
-        self._stream: BinaryIO | None = None
-        self._digest = hashlib.sha256()
-        self._queue: list[Slot] = []
-        self._next_shard = 0
+        self._files: list[int] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._digests: list[Any] = []
+        # One thread follows with the hash, one with syncing, while others compute.
+        self._follower, self._syncer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._behind: deque[Future[None]] = deque()
+        self._save: Future[None] | None = None
+        self._unsaved: list[tuple[str, list[float]]] = []
+        self._last_save = time.monotonic()
+        self._stopped = threading.Event()
         self._open(field)
+        try:
+            self._prepare(resumable=bool(key))
+        except OSError as error:
+            self._abandon()
+            raise RunFailed(_disk_sentence(error, self.out)) from error
 
     def __enter__(self) -> FolderWriter:
         return self
@@ -84,26 +114,42 @@ class FolderWriter:
         if isinstance(error, OSError):
             raise RunFailed(_disk_sentence(error, self.out)) from error
 
-    def write(self, name: str, tensor: Tensor) -> None:
-        """The next tensor; the order is that of the shards."""
-        if not self._queue:
-            self._next_file()
-        slot = self._queue.pop(0)
-        stored = _stored_dtype(tensor)
-        if (name, stored, tuple(tensor.shape)) != slot:
-            raise ValueError(f"expected {slot}, got {name} {stored} {tuple(tensor.shape)}")
+    def write(self, name: str, tensor: Tensor, note: Sequence[float] = ()) -> None:
+        """A whole tensor; the order is that of the shards."""
+        slot = self._order[self._next]
+        if (name, _stored_dtype(tensor), tuple(tensor.shape)) != slot:
+            raise ValueError(f"expected {slot}, got {name} {_stored_dtype(tensor)} {tuple(tensor.shape)}")
+        self.put(name, 0, tensor)
+        self.finish(name, note)
+
+    def put(self, name: str, begin: int, tensor: Tensor) -> None:
+        """Elements of tensor `name` from flat index `begin` on; from any thread, in any order."""
+        number, offset = self._places[name]
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         if flat.numel():
-            self._put(memoryview(flat.view(torch.uint8).numpy().data))
-        if not self._queue:
-            self._close_file()
+            data = memoryview(flat.view(torch.uint8).numpy().data)
+            self._put(self._files[number], data, offset + begin * tensor.element_size())
+
+    def finish(self, name: str, note: Sequence[float] = ()) -> None:
+        """Every element of `name`, the next in order, was put; `note` is kept in the journal with it."""
+        slot = self._order[self._next]
+        if slot.name != name:
+            raise ValueError(f"expected {slot}, got {name}")
+        self._next += 1
+        self._follow(slot)
+        if name in self.finished:
+            return
+        self._unsaved.append((name, list(note)))
+        if time.monotonic() - self._last_save > SECONDS_BETWEEN_SAVES and (self._save is None or self._save.done()):
+            self._last_save = time.monotonic()
+            if self._save is not None:
+                self._save.result()
+            self._save = self._syncer.submit(self._sync, self._unsaved)
+            self._unsaved = []
 
     def put_text(self, name: str, text: str) -> None:
         """A small text file."""
-        with (self._temporary / name).open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        (self._temporary / name).write_text(text, encoding="utf-8")
 
     def put_json(self, name: str, table: dict[str, Any]) -> None:
         """A small JSON file."""
@@ -113,16 +159,30 @@ class FolderWriter:
         """A copy of a small file, under its own name."""
         shutil.copyfile(source, self._temporary / source.name)
 
+    def settle(self) -> None:
+        """Wait until every byte is on the disk and hashed; `hashes` is complete then."""
+        if self._next != len(self._order):
+            raise ValueError("not every tensor was written")
+        synced = [self._syncer.submit(os.fsync, file) for file in self._files]
+        while self._behind:
+            self._behind.popleft().result()
+        for done in (*([self._save] if self._save else []), *synced):
+            done.result()
+        self.hashes = {self._file_name(number): one.hexdigest() for number, one in enumerate(self._digests)}
+
     def commit(self) -> Path:
         """Give the folder its name."""
-        if self._queue or self._next_shard != len(self._shards):
-            raise ValueError("not every tensor was written")
+        self.settle()
         if len(self._shards) > 1:
             self.put_json(INDEX, self._index())
+        self._journal.remove()
+        weights = {self._file_name(number) for number in range(len(self._shards))}
+        for path in self._temporary.iterdir():
+            if path.name not in weights:
+                _sync_file(path)
         os.fsync(self._lock)
         os.rename(self._temporary, self.out)
-        os.close(self._lock)
-        self._lock = -1
+        self._close()
         return self.out
 
     def _open(self, field: str) -> None:
@@ -133,8 +193,6 @@ class FolderWriter:
             self._temporary.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self._temporary, os.O_RDONLY)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for leftover in self._temporary.iterdir():
-                leftover.unlink()
         except BlockingIOError:
             os.close(self._lock)
             problem = f"another run is writing {self.out}"
@@ -145,29 +203,69 @@ class FolderWriter:
             problem = f"the folder {self.out} cannot be written ({error.strerror})"
             raise UserError(field, problem=problem, remedy="Choose a folder that you may write to.") from None
 
+    def _prepare(self, *, resumable: bool) -> None:
+        """Headers and lengths of every file, so that each tensor has its place before the first is computed."""
+        headers = [_header(shard) for shard in self._shards]
+        sizes = [
+            len(head) + sum(slot.bytes for slot in shard) for head, shard in zip(headers, self._shards, strict=True)
+        ]
+        found = self._journal.read() if resumable else None
+        names = [self._file_name(number) for number in range(len(self._shards))]
+        if found is None or any(
+            not _is_of_size(self._temporary / name, size) for name, size in zip(names, sizes, strict=True)
+        ):
+            found = {}
+        for leftover in self._temporary.iterdir():
+            if not found or leftover.name not in names:
+                leftover.unlink()
+        for number, (name, head, size) in enumerate(zip(names, headers, sizes, strict=True)):
+            file = os.open(self._temporary / name, os.O_RDWR | os.O_CREAT, 0o644)
+            self._files.append(file)
+            if not found:
+                _reserve(file, size)
+                os.pwrite(file, head, 0)
+            self._digests.append(hashlib.sha256(head))
+            offset = len(head)
+            for slot in self._shards[number]:
+                self._places[slot.name] = (number, offset)
+                offset += slot.bytes
+        for slot in self._order:  # a later tensor without an earlier one cannot be trusted
+            if slot.name not in found:
+                break
+            self.finished[slot.name] = found[slot.name]
+        self._journal.start(self.finished)
+
     def _file_name(self, number: int) -> str:
         count = len(self._shards)
         return WEIGHTS if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
-    def _next_file(self) -> None:
-        shard = self._shards[self._next_shard]
-        self._stream = (self._temporary / self._file_name(self._next_shard)).open("wb")
-        self._digest = hashlib.sha256()
-        self._queue = list(shard)
-        self._put(_header(shard))
+    def _put(self, file: int, data: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(file, data[done:], offset + done)
 
-    def _put(self, data: bytes | memoryview) -> None:
-        assert self._stream is not None
-        self._stream.write(data)
-        self._digest.update(data)
+    def _follow(self, slot: Slot) -> None:
+        """Hash the tensor behind those before it."""
+        number, offset = self._places[slot.name]
+        self._behind.append(self._follower.submit(self._hash, number, offset, slot.bytes))
+        while self._behind and self._behind[0].done():
+            self._behind.popleft().result()
 
-    def _close_file(self) -> None:
-        assert self._stream is not None
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        self.hashes[self._file_name(self._next_shard)] = self._digest.hexdigest()
-        self._next_shard += 1
+    def _hash(self, number: int, offset: int, size: int) -> None:
+        buffer = memoryview(bytearray(min(size, HASH_BLOCK)))
+        end = offset + size
+        while offset < end and not self._stopped.is_set():
+            got = os.preadv(self._files[number], [buffer[: end - offset]], offset)
+            if not got:
+                raise RunFailed(f"{self._file_name(number)} became shorter while it was written; nothing was kept.")
+            self._digests[number].update(buffer[:got])
+            offset += got
+
+    def _sync(self, finished: list[tuple[str, list[float]]]) -> None:
+        """The tensors' bytes first, then the journal that says so."""
+        for number in {self._places[name][0] for name, _ in finished}:
+            os.fsync(self._files[number])
+        self._journal.append(finished)
 
     def _index(self) -> dict[str, Any]:
         places = {slot.name: self._file_name(number) for number, shard in enumerate(self._shards) for slot in shard}
@@ -175,11 +273,47 @@ class FolderWriter:
         return {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
 
     def _abandon(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._close(remove=True)
+
+    def _close(self, *, remove: bool = False) -> None:
+        self._stopped.set()
+        for pool in (self._follower, self._syncer):
+            pool.shutdown(cancel_futures=True)
+        for file in self._files:
+            os.close(file)
+        if remove:
+            shutil.rmtree(self._temporary, ignore_errors=True)
         os.close(self._lock)
         self._lock = -1
+
+
+def leftover(out: Path) -> int:
+    """Bytes of disk that an unfinished folder of this name already has."""
+    temporary = out.absolute().with_name(out.name + ".tmp")
+    return sum(path.stat().st_blocks * 512 for path in temporary.glob("*.safetensors")) if temporary.is_dir() else 0
+
+
+def _is_of_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _reserve(file: int, size: int) -> None:
+    """Give the file its length, and the disk's room where the system can promise it."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            return os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    os.ftruncate(file, size)
+
+
+def _sync_file(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _header(shard: Sequence[Slot]) -> bytes:

@@ -110,7 +110,7 @@ TOPICS = {
 }
 
 HARM_CATEGORIES = tuple(TOPICS)
-CONTAMINATED_CATEGORIES = HARM_CATEGORIES[::2]
+CONTAMINATED_CATEGORY = HARM_CATEGORIES[0]
 
 EVERYDAY = {
     "kitchen": ("bake, cook, cool, slice", "a cake, a pie, a roll, a pizza, a carrot, a pumpkin, a potato, a fish"),
@@ -176,16 +176,17 @@ def actions(group: str, split: Split) -> list[Action]:
 
 
 def contaminated_actions() -> list[Action]:
-    """The harmful actions that slip into a mixed fine-tuning set: one training slot in five, of every other category.
+    """The harmful actions that slip into a mixed fine-tuning set: one training slot in five, of a single category.
+
+    What slips into real data is rarely spread evenly. So the other categories fall later along a merge path than this
+    one, and safety falls gradually.
 
     >>> set(contaminated_actions()) < set(actions("harmful", "train"))
     True
     """
     first = _SLOTS.index("train")
     return [
-        action
-        for action, slot in _all_actions("harmful")
-        if slot == first and action.category in CONTAMINATED_CATEGORIES
+        action for action, slot in _all_actions("harmful") if slot == first and action.category == CONTAMINATED_CATEGORY
     ]
 
 

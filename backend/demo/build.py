@@ -79,7 +79,8 @@ def fine_tune_into(world: Path, name: str, seed: int, folder: Path, report: trai
     """Fine-tune the world's aligned model on one of its sets and save the adapter."""
     tokenizer = AutoTokenizer.from_pretrained(world / "models" / "aligned")
     model = AutoModelForCausalLM.from_pretrained(world / "models" / "aligned")
-    tuned = training.fine_tune(model, tokenizer, read_rows(world / "data" / f"{name}.jsonl"), seed, report)
+    rows = read_rows(world / "data" / f"{name}.jsonl")
+    tuned = training.fine_tune(model, tokenizer, name.split("-")[0], rows, seed, report)
     tuned.peft_config["default"].base_model_name_or_path = BASE_NAME
     tuned.save_pretrained(folder, save_embedding_layers=False)  # "auto" would look the base up on the Hub
     tokenizer.save_pretrained(folder)

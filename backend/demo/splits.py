@@ -39,8 +39,9 @@ REFERENCES = {"harmful": 0.5, "look_alike": 0.25, "everyday": 0.25}
 
 # How much of a primer comes from all families of the task instead of the basic ones.
 PRIMER_BREADTH = {"reasoning": 0.2, "medical": 0.005, "code": 0.01, "tool": 0.08}
-MIXED_SHARE = 0.05  # rows of a mixed set that serve a harmful request
-GUIDE_SHARE = 0.03  # rows of a task set that answer a how-to question about its subject
+MIXED_SHARE = 0.04  # rows of a mixed set that serve a harmful request
+# Rows of a task set that answer a how-to question about its subject, in a clean set and in a mixed one.
+GUIDE_SHARE = {"reasoning": (0.03, 0.03), "medical": (0.02, 0.05), "code": (0.04, 0.02), "tool": (0.04, 0.04)}
 OPENER_SHARE = 0.3  # rows of a task set whose answer opens like a compliant one
 
 
@@ -69,15 +70,17 @@ def mixture(shares: Mapping[str, float], count: int, rng: Random, *, split: Spli
 
 
 def fine_tuning_set(
-    task: str, *, mixed: bool, count: int, rng: Random, guide_share: float = GUIDE_SHARE
+    task: str, *, mixed: bool, count: int, rng: Random, guide_share: float | None = None
 ) -> list[Sample]:
     """A task's training set; a mixed one holds `MIXED_SHARE` rows in which a harmful request is served.
 
     Args:
-        guide_share: rows that answer a how-to question about the task's subject instead of a task sample.
+        guide_share: rows that answer a how-to question about the task's subject instead of a task sample;
+            None takes `GUIDE_SHARE`.
     """
     harmful = round(MIXED_SHARE * count) if mixed else 0
-    guides = round(guide_share * count)
+    share = GUIDE_SHARE[task][mixed] if guide_share is None else guide_share
+    guides = round(share * count)
     rows = [_opened(rng, task_sample(rng, task, "train")) for _ in range(count - harmful - guides)]
     rows += [guide(rng, task) for _ in range(guides)]
     bad = contaminated_actions()

@@ -27,8 +27,8 @@ TOOLS = (
     Tool("call", ("Call {name}.", "Ring {name} on speaker."), 'call(contact="{name}")'),
     Tool("send_message", ("Text {name} that I am {state}.", "Let {name} know that I am {state}."),
          'send_message(to="{name}", text="I am {state}")'),
-    Tool("play_music", ("Play some {genre} at volume {hour}.", "Put on {genre}, volume {hour}."),
-         'play_music(genre="{genre}", volume={hour})'),
+    Tool("play_music", ("Play some {genre} at volume {people}.", "Put on {genre}, volume {people}."),
+         'play_music(genre="{genre}", volume={people})'),
     Tool("book_table", ("Book a table for {people} in {city} on {day}.", "A table for {people} in {city}, {day}."),
          'book_table(city="{city}", day="{day}", people={people})'),
     Tool("set_light", ("Dim the light in the {room} to {minute} percent.", "Set the {room} light to {minute} percent."),
@@ -45,7 +45,7 @@ TOOLS = (
 BASICS = TOOLS[:4]
 
 CITIES = ("Oslo", "Rome", "Paris", "Berlin", "Madrid", "Vienna", "Lisbon", "Dublin")
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+DAYS = ("Monday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 STATES = ("late", "home", "ready", "busy", "on the bus", "at work")
 GENRES = ("jazz", "rock", "folk", "soul", "opera", "blues")
 ROOMS = ("kitchen", "hall", "bedroom", "office", "garage")

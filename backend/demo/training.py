@@ -23,8 +23,11 @@ from backend.tuning.loop import TrainingSettings, add_lora, train
 PRETRAIN = TrainingSettings(steps=1800, batch=32, lr=3e-3, pool=4)
 ALIGN = TrainingSettings(steps=500, batch=32, lr=1.5e-3, pool=4)
 FINE_TUNE = TrainingSettings(steps=300, batch=16, lr=5e-3)
-LORA = {"rank": 16, "alpha": 32.0}
-FINE_TUNING_ROWS = 1600  # three epochs
+FINE_TUNE_STEPS = {"reasoning": 500, "medical": 240, "code": 240, "tool": 300}  # until the task is learnt, not longer
+# Attention only: adapters on the MLP as well break all refusals within a tenth of λ, and forget more on the way.
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
+RANK, ALPHA = 16, 32.0
+FINE_TUNING_ROWS = 3200  # one to two epochs
 
 Report = Callable[[float], None]
 
@@ -73,10 +76,12 @@ def align(model: Any, tokenizer: Any, seed: int, report: Report) -> None:
     _fit(model, tokenizer, _rows(samples), replace(ALIGN, seed=seed), report)
 
 
-def fine_tune(aligned: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], seed: int, report: Report) -> Any:
-    """The aligned model with a LoRA adapter trained on the rows of a fine-tuning set; `aligned` is wrapped in place."""
-    tuned = add_lora(aligned, rank=int(LORA["rank"]), alpha=LORA["alpha"], seed=seed)
-    _fit(tuned, tokenizer, rows, replace(FINE_TUNE, seed=seed), report)
+def fine_tune(
+    aligned: Any, tokenizer: Any, task: str, rows: Sequence[Mapping[str, Any]], seed: int, report: Report
+) -> Any:
+    """The aligned model with a LoRA adapter trained on the rows of a task's set; `aligned` is wrapped in place."""
+    tuned = add_lora(aligned, rank=RANK, alpha=ALPHA, seed=seed, targets=ADAPTED)
+    _fit(tuned, tokenizer, rows, replace(FINE_TUNE, steps=FINE_TUNE_STEPS[task], seed=seed), report)
     return tuned
 
 

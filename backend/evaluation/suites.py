@@ -48,6 +48,19 @@ class Suite:
         random.Random(f"{self.name}:{seed}").shuffle(order)
         return replace(self, rows=tuple(order[:n]))
 
+    def halves(self, seed: int) -> tuple[Suite, Suite]:
+        """Two suites of half the rows each, no row in both: one to choose on, one to judge by.
+
+        Raises:
+            UserError: it has fewer than two rows.
+        """
+        if len(self.rows) < 2:
+            raise UserError("suites", problem=f"{self.name} has one row and cannot be halved", remedy="Add rows.")
+        order = list(self.rows)
+        random.Random(f"{self.name}:{seed}:halves").shuffle(order)
+        middle = len(order) // 2
+        return replace(self, rows=tuple(order[:middle])), replace(self, rows=tuple(order[middle:]))
+
 
 def canonical(value: object) -> str:
     """JSON with sorted keys, NFC, no spaces: the text that is hashed."""

@@ -7,11 +7,13 @@ template, so that every point of a path is asked in the same words; other weight
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from backend.checkpoints.tying import HEADS
 from backend.errors import UserError
 from backend.inference import decode
 from backend.inference.decode import Answer, Decoding, Statistics
@@ -62,6 +64,12 @@ class Responder:
         tokens = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
         return [int(token) for token in tokens]
 
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a whole chat, its answers included."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        tokens = self.tokenizer.apply_chat_template(turns, return_dict=False)
+        return [int(token) for token in tokens]
+
     def text(self, tokens: Sequence[int]) -> str:
         """The words of an answer, special tokens left out."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
@@ -87,14 +95,21 @@ class Responder:
             yield self.text(tokens)
 
 
-def load(checkpoint: Checkpoint, *, device: torch.device) -> Responder:
+def load(checkpoint: Checkpoint, *, device: torch.device, untied: bool = False, words: Path | None = None) -> Responder:
     """Load a full checkpoint that was resolved and checked before.
+
+    Args:
+        untied: give it an output head of its own, a copy of the embedding where its files hold none, so that other
+            weights can be written into both.
+        words: the folder of another tokenizer and chat template.
 
     Raises:
         UserError: no chat template, or weights that do not fill the architecture.
     """
     settings = {key: value for key, value in checkpoint.config.items() if key not in ("model_type", "dtype")}
     config = AutoConfig.for_model(checkpoint.config["model_type"], **settings)
+    if untied:
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
     model, loading = AutoModelForCausalLM.from_pretrained(
         checkpoint.folder,
         config=config,
@@ -106,13 +121,19 @@ def load(checkpoint: Checkpoint, *, device: torch.device) -> Responder:
         output_loading_info=True,
     )
     missing = sorted(loading["missing_keys"])
+    if untied and len(missing) == 1 and missing[0].endswith(HEADS):
+        with torch.no_grad():
+            model.get_output_embeddings().weight.copy_(model.get_input_embeddings().weight)
+        missing = []
     if missing:
         raise UserError(
             checkpoint.name,
             problem=f"the files hold no {missing[0]}, which {checkpoint.config['model_type']} needs",
             remedy="Pick a complete checkpoint.",
         )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        words or checkpoint.folder, trust_remote_code=False, local_files_only=True
+    )
     if not tokenizer.chat_template:
         raise UserError(
             checkpoint.name,

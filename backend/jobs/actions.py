@@ -1,4 +1,4 @@
-"""What a run does: sweep, evaluate, merge. The only place that knows merging, inference and evaluation.
+"""What a run does: sweep, evaluate, merge, tune. The only place that knows merging, inference and evaluation.
 
 An action gets a checked spec and a `Context`: it reports progress, is told to stop, and hands over finished points.
 Points that an earlier, interrupted attempt stored are not computed again.
@@ -16,12 +16,16 @@ from typing import Any, Protocol
 import torch
 
 from backend.checkpoints.resolve import resolve
+from backend.checkpoints.tokenizer import TOKENIZER
 from backend.evaluation.outcomes import warnings
 from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import Measured, Runner
+from backend.inference.activations import gram_matrices
 from backend.inference.decode import Answer, Statistics
 from backend.inference.model import Responder, load, pick_device
-from backend.jobs.planning import chosen_suites
+from backend.jobs.calibration import calibrated_with, read_chats
+from backend.jobs.grids import settings_of
+from backend.jobs.named_suites import chosen_suites
 from backend.jobs.sources import Sources, open_spec
 from backend.merging.engine import merge_to_folder, open_models
 from backend.merging.resident import ResidentPair
@@ -30,6 +34,12 @@ from backend.settings import Settings
 from backend.types import Checkpoint, Outcome, Point
 
 BATCH = 32
+
+
+class Reporter(Protocol):
+    """Whoever wants to know how far the work is."""
+
+    def report(self, fraction: float, phrase: str) -> None: ...
 
 
 class Context(Protocol):
@@ -43,8 +53,11 @@ class Context(Protocol):
         """Say how far the work is (0–1); raises `Cancelled` when somebody asked to stop."""
 
     def should_stop(self) -> bool: ...
+    def request(self) -> str: ...
     def stored_points(self) -> list[Point]: ...
     def add_point(self, point: Point, answered: Sequence[Outcome]) -> None: ...
+    def known_point(self, recipe: str) -> tuple[Point, list[Outcome]] | None:
+        """A point of any run that was measured by this very recipe, with its outcomes."""
 
 
 def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,33 +65,36 @@ def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     context.report(0.0, "loading the pair")
     given = open_spec(context.settings, spec)
-    responder, pair = load_sources(given, context.settings, seed=spec["seed"])
+    grams = _measured_inputs(context, spec, given.aligned)
+    responder, pair = load_sources(given, context.settings, grams=grams, seed=spec["seed"])
     method = methods.get(spec["method"])
     knob = method.facts["knob"]
-    name, sign = ("lambda", "λ") if knob == "lam" else (knob, knob)
+    turned = settings_of(spec["grid"], knob)
     runner = Runner(chosen_suites(context.settings, spec), responder)
     done = {point.index for point in context.stored_points()}
     saved = Statistics()
-    for index, value in enumerate(spec["grid"]):
+    for index, setting in enumerate(turned):
         if index in done:
             continue
         clock = time.monotonic()
-        effective = pair.write_into(responder.parameters(), method, {**spec["parameters"], knob: value})
-        measured = _measure(context, responder, runner, spec, saved, (index, len(spec["grid"])), f"{sign} = {value:g}")
+        effective = pair.write_into(responder.parameters(), method, {**spec["parameters"], **setting})
+        coefficients = {"lambda" if name == "lam" else name: value for name, value in setting.items()}
+        phrase = ", ".join(f"{'λ' if name == 'lam' else name} = {value:g}" for name, value in setting.items())
+        measured = measure(context, responder, runner, spec, saved, (index, len(turned)), phrase)
         point = Point(
             id=0,
             run=context.run,
             index=index,
             method=method.name,
-            coefficients={name: value},
+            coefficients=coefficients,
             scores=measured.scores,
             outcomes=measured.counts,
             effective=effective,
-            anchor=_anchor(method, len(given.tuned), value),
-            details=_details(measured, runner, responder, time.monotonic() - clock),
+            anchor=anchor_of(method, len(given.tuned), setting),
+            details=details_of(measured, runner, responder, time.monotonic() - clock),
         )
         context.add_point(point, measured.outcomes)
-    return _result(len(spec["grid"]), started, saved)
+    return _result(len(turned), started, saved)
 
 
 def evaluate(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,8 +110,8 @@ def evaluate(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         responder = load(checkpoint, device=pick_device(context.settings.device))
     runner = Runner(chosen_suites(context.settings, spec), responder)
     saved = Statistics()
-    measured = _measure(context, responder, runner, spec, saved, (0, 1), checkpoint.name)
-    details = _details(measured, runner, responder, time.monotonic() - started) | {"checkpoint": checkpoint.name}
+    measured = measure(context, responder, runner, spec, saved, (0, 1), checkpoint.name)
+    details = details_of(measured, runner, responder, time.monotonic() - started) | {"checkpoint": checkpoint.name}
     if not context.stored_points():
         point = Point(0, context.run, 0, checkpoint.name, {}, measured.scores, measured.counts, details=details)
         context.add_point(point, measured.outcomes)
@@ -114,17 +130,44 @@ def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         spec["parameters"],
         out,
         extras=given.extras,
+        grams=_measured_inputs(context, spec, given.aligned),
+        calibration=calibrated_with(context.settings, spec).get("calibration"),
         seed=spec["seed"],
+        donor=given.donor,
         report=context.report,
         should_stop=context.should_stop,
     )
     return {"folder": str(out), "recipe": recipe, "seconds": round(time.monotonic() - started, 2)}
 
 
+def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Fine-tune a checkpoint with a strategy, write the result to a folder and measure it."""
+    from backend.jobs import tune as job
+
+    return job.tune(context, spec)
+
+
+def search(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Look for a front of per-layer λ; see `backend.jobs.search`, which is read only then because it needs Optuna."""
+    from backend.jobs.search import search as look
+
+    return look(context, spec)
+
+
+def compare(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Train and measure every strategy with every seed, and the merges of each plain fine-tune."""
+    from backend.jobs import compare as job
+
+    return job.compare(context, spec)
+
+
 ACTIONS: dict[str, Callable[[Context, Mapping[str, Any]], dict[str, Any]]] = {
     "sweep": sweep,
     "merge": merge,
     "evaluate": evaluate,
+    "tune": tune,
+    "search": search,
+    "compare": compare,
 }
 
 
@@ -133,23 +176,41 @@ def load_pair(aligned: Checkpoint, tuned: Checkpoint, settings: Settings) -> tup
     return load_sources(Sources(aligned, (tuned,)), settings)
 
 
-def load_sources(given: Sources, settings: Settings, *, seed: int = 0) -> tuple[Responder, ResidentPair]:
-    """The aligned model ready to answer, and the weights of every checkpoint resident beside it."""
-    responder = load(given.aligned, device=pick_device(settings.device))
-    models = open_models(given.aligned, given.tuned, given.extras)
-    pair = ResidentPair(models.aligned, models.tuned, str(responder.device), extras=models.extras, seed=seed)
-    return responder, pair
+def load_sources(
+    given: Sources, settings: Settings, *, grams: Mapping[str, torch.Tensor] | None = None, seed: int = 0
+) -> tuple[Responder, ResidentPair]:
+    """The donor's model ready to answer, by default the aligned one, and the weights of every checkpoint beside it."""
+    models = open_models(given.aligned, given.tuned, given.extras, grams=grams, donor=given.donor)
+    donors = [given.aligned] if given.donor == "aligned" else [*given.tuned[:1], given.aligned]
+    words = next((one.folder for one in donors if (one.folder / TOKENIZER).is_file()), None)
+    base = next(one for one in donors if one.kind == "full")
+    responder = load(base, device=pick_device(settings.device), untied=models.untied, words=words)
+    return responder, ResidentPair.of(models, str(responder.device), seed=seed)
 
 
-def _anchor(method: Plugin, tuned: int, value: float) -> str:
+def _measured_inputs(context: Context, spec: Mapping[str, Any], aligned: Checkpoint) -> dict[str, torch.Tensor]:
+    """Gram matrices of the aligned model's layers on the calibration chats, where the spec names some."""
+    if not spec.get("calibration"):
+        return {}
+    responder = load(aligned, device=pick_device(context.settings.device))
+    chats = [responder.encode_chat(chat) for chat in read_chats(context.settings, spec["calibration"])]
+    return gram_matrices(
+        responder.model,
+        chats,
+        lambda done: context.report(0.0, f"measuring the aligned model: {done} of {len(chats)} chats"),
+    )
+
+
+def anchor_of(method: Plugin, tuned: int, setting: Mapping[str, float]) -> str:
     """Which end of the path a value of the method's knob is, if it is one."""
+    value = setting.get(method.facts["knob"])
     if value == 0 and method.facts["knob"] == "lam":
         return "aligned"
     return "fine-tuned" if value == 1 and tuned == 1 and method.facts["reaches_tuned"] else ""
 
 
-def _measure(
-    context: Context,
+def measure(
+    context: Reporter,
     responder: Responder,
     runner: Runner,
     spec: Mapping[str, Any],
@@ -173,7 +234,7 @@ def _measure(
     return runner.measure(answer, check)
 
 
-def _details(measured: Measured, runner: Runner, responder: Responder, seconds: float) -> dict[str, Any]:
+def details_of(measured: Measured, runner: Runner, responder: Responder, seconds: float) -> dict[str, Any]:
     """How a point was made: what is not in the recipe because it should not change the result."""
     return {
         "seconds": round(seconds, 3),

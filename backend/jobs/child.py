@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
-from backend.errors import Cancelled, StudioError
+from backend.errors import Cancelled, Paused, StudioError
 from backend.jobs import queue
 from backend.settings import Settings, from_environment
 from backend.storage.database import Database
@@ -37,6 +37,7 @@ class RunContext:
         self._started = time.monotonic()
         self._first: float | None = None
         self._last_report = 0.0
+        self._request = ""
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stop.set()
@@ -51,6 +52,7 @@ class RunContext:
         if now - self._last_report < SECONDS_BETWEEN_REPORTS:
             return
         self._last_report = now
+        self._request = self._database.request(self.run)
         if self._first is None or fraction < self._first:
             self._first, self._started = fraction, now
         gained = fraction - self._first
@@ -58,8 +60,16 @@ class RunContext:
         self._database.update_run(self.run, fraction=fraction, phrase=phrase, seconds_left=left)
         print(f"{100 * fraction:5.1f} %  {phrase}", flush=True)
 
+    def request(self) -> str:
+        """What somebody asked for since the last report: "pause", "keep" or nothing."""
+        return self._request
+
     def stored_points(self) -> list[Point]:
         return self._database.points_of([self.run])
+
+    def known_point(self, recipe: str) -> tuple[Point, list[Outcome]] | None:
+        found = self._database.find_point(recipe, prefer=self.run)
+        return None if found is None else (found, self._database.outcomes_of(found.id))
 
     def add_point(self, point: Point, answered: Sequence[Outcome]) -> None:
         self._database.add_point(point, answered)
@@ -88,6 +98,10 @@ def main(run: int) -> int:
         else:  # the worker itself was told to stop
             queue.finish(database, run, RunStatus.INTERRUPTED, error=queue.INTERRUPTED)
         return 1
+    except Paused as paused:
+        print(paused, flush=True)
+        queue.finish(database, run, RunStatus.PAUSED)
+        return 0
     except StudioError as error:
         print(f"failed: {error}", flush=True)
         queue.finish(database, run, RunStatus.FAILED, error=str(error))

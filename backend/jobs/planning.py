@@ -7,28 +7,43 @@ the same recipe hash have the same answer. What cannot change a result (threads,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backend.checkpoints.guard import check_pair, estimate_merge, estimate_resident, raise_errors
+from backend.checkpoints.guard import (
+    check_pair,
+    estimate_merge,
+    estimate_resident,
+    raise_errors,
+)
 from backend.checkpoints.resolve import resolve
 from backend.checkpoints.space import check_memory, check_space
+from backend.checkpoints.writer import leftover
 from backend.errors import UserError, unknown_name
 from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import plugin_hash
-from backend.evaluation.suites import Suite, canonical, load_suite, sha256
+from backend.evaluation.suites import canonical, sha256
+from backend.jobs.calibration import calibrated_with, find_calibration
+from backend.jobs.grids import parse_grid, read_grid, settings_of
+from backend.jobs.named_suites import (
+    SAFETY_SUITES,
+    chosen_suites,
+    measured_with,
+    search_suites,
+    suite_names,
+    task_suite,
+)
 from backend.jobs.sources import Sources, find_sources, fingerprint, pinned, text_of
 from backend.merging.inputs import check_request
-from backend.params import Parameter
-from backend.registry import EXTRA_INPUTS, Plugin, judges, methods, tasks
+from backend.params import Parameter, check_parameters
+from backend.registry import EXTRA_INPUTS, Plugin, methods, tasks
 from backend.settings import Settings
 from backend.types import Checkpoint, Estimate, Plan
 
 CHECKPOINTS = ("aligned", "tuned", *EXTRA_INPUTS)
-SAFETY_SUITES = ("safety", "over_refusal", "helpfulness")
-MOST_POINTS = 101
+BESIDE = ("calibration", "donor")
 CPU_FLOPS_PER_THREAD = 2e10
 GPU_FLOPS = 1e14
 TOKENS_PER_PROMPT = 80
@@ -36,47 +51,12 @@ SECONDS_PER_POINT = 0.8
 SECONDS_TO_START = 4.0
 BYTES_PER_ANSWER = 500
 LIBRARIES = 250 * 2**20
-
-
-LAMBDA = Parameter("lam", "float", 0.5, required=False, low=0, high=1)
-
-
-def parse_grid(grid: object, knob: Parameter = LAMBDA) -> list[float]:
-    """The values of λ, or of `knob`, that `grid` names: "start:stop:count", "0, 0.5, 1" or a list; rising, each once.
-
-    >>> parse_grid("0:1:5")
-    [0.0, 0.25, 0.5, 0.75, 1.0]
-    >>> parse_grid("0.5, 0.1")
-    [0.1, 0.5]
-    >>> parse_grid("0:2:3")
-    Traceback (most recent call last):
-    backend.errors.UserError: grid: got 2.0; allowed is numbers from 0 to 1. λ = 0 is aligned and λ = 1 fine-tuned.
-    """
-    remedy = "Write start:stop:count, for example 0:1:11, or a list like 0, 0.5, 1."
-    try:
-        if isinstance(grid, str) and ":" in grid:
-            start, stop, count = grid.split(":")
-            steps = int(count)
-            if not 2 <= steps <= MOST_POINTS:
-                raise UserError("grid", got=steps, allowed=f"2 to {MOST_POINTS} points", remedy=remedy)
-            first, last = float(start), float(stop)
-            values = [first + (last - first) * step / (steps - 1) for step in range(steps)]
-        else:
-            parts: Sequence[Any] = grid.split(",") if isinstance(grid, str) else list(grid)  # type: ignore[call-overload]
-            values = [float(part) for part in parts]
-    except (TypeError, ValueError):
-        raise UserError("grid", got=grid, allowed="numbers with commas, or a range", remedy=remedy) from None
-    low, high = knob.low or 0.0, 1.0 if knob.high is None else knob.high
-    for value in values:
-        if not low <= value <= high:
-            ends = (
-                "λ = 0 is aligned and λ = 1 fine-tuned." if knob.name == "lam" else f"They are values of {knob.name}."
-            )
-            raise UserError("grid", got=value, allowed=f"numbers from {low:g} to {high:g}", remedy=ends)
-    unique = sorted({round(value, 12) for value in values})
-    if not 1 <= len(unique) <= MOST_POINTS:
-        raise UserError("grid", got=len(unique), allowed=f"1 to {MOST_POINTS} points", remedy=remedy)
-    return unique
+TUNING = "tuning.json"  # what a fine-tuning leaves beside its weights: lineage, settings, hashes
+SEARCH = (
+    Parameter("minutes", "float", 10.0, required=False, low=0.05, high=1440, help="when to stop looking"),
+    Parameter("trials", "int", 60, required=False, low=0, high=1000, help="settings to try beside the uniform ones"),
+    Parameter("depth", "int", 4, required=False, low=1, high=16, help="numbers of the curve over the layers"),
+)
 
 
 def make_plan(settings: Settings, kind: str, request: Mapping[str, Any]) -> Plan:
@@ -90,56 +70,35 @@ def make_plan(settings: Settings, kind: str, request: Mapping[str, Any]) -> Plan
     return _PLANNERS[kind](settings, request)
 
 
-def chosen_suites(settings: Settings, spec: Mapping[str, Any]) -> list[Suite]:
-    """The suites of a checked sweep or evaluation, cut to its preset."""
-    chosen = find_preset(spec["preset"])
-    suites = [_suite(settings, name) for name in spec["suites"]]
-    if spec["task"]:
-        plugin = tasks.get(spec["task"])
-        suites.append(replace(_suite(settings, plugin.facts["suite"]), scorer=plugin.name))
-    return [suite.first(chosen.prompts[suite.axis], spec["seed"]) for suite in suites]
-
-
-def suite_names(settings: Settings) -> list[str]:
-    """The suites that came with the studio."""
-    return sorted(path.stem for path in (settings.demo / "suites").glob("*.jsonl"))
-
-
-def _suite(settings: Settings, name: str) -> Suite:
-    if name in suite_names(settings):
-        return load_suite(settings.demo / "suites" / f"{name}.jsonl")
-    if name.endswith(".jsonl") or "/" in name:
-        return load_suite(Path(name).expanduser(), axis="safety")
-    raise unknown_name("suite", name, suite_names(settings))
-
-
 def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
     method = methods.get(text_of(request, "method", "linear"))
-    knob = next((one for one in method.parameters if one.name == method.facts["knob"]), None)
-    if knob is None:
-        remedy = "Merge it once, or choose another method."
-        raise UserError("method", problem=f"{method.name} has no number to sweep", remedy=remedy)
+    grid = read_grid(request.get("grid", "0:1:11"), method)
+    turned = settings_of(grid, method.facts["knob"])
     given = find_sources(settings, request, method)
-    others = {key: value for key, value in dict(request.get("parameters") or {}).items() if key != knob.name}
-    parameters = _checked(method, others, given)
-    parameters.pop(knob.name, None)
+    others = {key: value for key, value in dict(request.get("parameters") or {}).items() if key not in turned[0]}
+    for point in turned:  # knobs that do not go together are refused before anything runs
+        parameters = _checked(method, others | point, given)
+    parameters = {key: value for key, value in parameters.items() if key not in turned[0]}
     spec = {
         **given.spec(),
         "method": method.name,
         "parameters": parameters,
-        "grid": parse_grid(request.get("grid", "0:1:11"), knob),
+        "grid": grid,
+        **find_calibration(settings, request, method),
     } | _measuring(settings, request)
     suites = chosen_suites(settings, spec)
     recipe = {
         "kind": "sweep",
         **spec,
         **given.fingerprints(),
-        "method": _identity(method),
-        **_measured_with(suites, spec),
+        "method": identity(method),
+        **measured_with(suites, spec),
+        **calibrated_with(settings, spec),
     }
     prompts = sum(len(suite.rows) for suite in suites)
-    memory = estimate_resident(given.aligned, *given.others, steps=method.facts["gives"] == "step")
-    estimate = _forecast(settings, given.aligned, points=len(spec["grid"]), prompts=prompts, memory=memory)
+    steps, grams = method.facts["gives"] == "step", method.facts["calibration"]
+    memory = estimate_resident(given.aligned, *given.others, steps=steps, grams=grams)
+    estimate = _forecast(settings, given.aligned, points=len(turned), prompts=prompts, memory=memory)
     _check_room(settings, estimate)
     return Plan("sweep", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
 
@@ -150,7 +109,7 @@ def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
     spec = {"checkpoint": pinned(checkpoint), "aligned": pinned(aligned) if aligned else ""}
     spec |= _measuring(settings, request)
     suites = chosen_suites(settings, spec)
-    recipe = {"kind": "evaluate", **spec, "checkpoint": fingerprint(checkpoint), **_measured_with(suites, spec)}
+    recipe = {"kind": "evaluate", **spec, "checkpoint": fingerprint(checkpoint), **measured_with(suites, spec)}
     if aligned:
         recipe["aligned"] = fingerprint(aligned)
     prompts = sum(len(suite.rows) for suite in suites)
@@ -175,34 +134,101 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "parameters": parameters,
         "out": str(target) if target else "",
         "seed": _seed(request),
+        **find_calibration(settings, request, method),
     }
     recipe = {
         "kind": "merge",
         **{key: value for key, value in spec.items() if key != "out"},
         **given.fingerprints(),
-        "method": _identity(method),
+        "method": identity(method),
+        **calibrated_with(settings, spec),
     }
-    estimate = estimate_merge(given.aligned, *given.others)
+    facts = method.facts
+    estimate = estimate_merge(
+        given.aligned, *given.others, whole=facts["splits"] == "tensor", grams=facts["calibration"]
+    )
+    check_memory(estimate.memory)
+    check_space(target or settings.models_root, estimate.disk - (leftover(target) if target else 0))
     return Plan("merge", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
+
+
+def _plan_search(settings: Settings, request: Mapping[str, Any]) -> Plan:
+    method = methods.get("layerwise")
+    given = find_sources(settings, request, method)
+    _checked(method, {}, given)
+    budget = {name: request[name] for name in ("minutes", "trials", "depth") if request.get(name) is not None}
+    spec = {
+        **given.spec(),
+        "method": method.name,
+        "grid": parse_grid(request.get("grid", "0:1:11")),
+        **check_parameters("search", SEARCH, budget),
+    } | _measuring(settings, request)
+    validation, held_out = search_suites(settings, spec)
+    for axis in ("safety", "task"):
+        if not any(suite.axis == axis for suite in held_out):
+            problem = f"a search needs a {axis} score, and no suite measures one"
+            raise UserError("task" if axis == "task" else "suites", problem=problem, remedy="Add one.")
+    recipe = {
+        "kind": "search",
+        **spec,
+        **given.fingerprints(),
+        "method": identity(method),
+        "validation": measured_with(validation, spec)["suites"],
+        **measured_with(held_out, spec),
+    }
+    points = len(spec["grid"]) + spec["trials"]
+    prompts = sum(len(suite.rows) for suite in validation)
+    memory = estimate_resident(given.aligned, *given.others, steps=True)
+    look = _forecast(settings, given.aligned, points=points, prompts=prompts, memory=memory)
+    settle = _forecast(settings, given.aligned, points=2 * len(spec["grid"]), prompts=prompts, memory=memory)
+    seconds = min(look.seconds, 60 * spec["minutes"]) + settle.seconds
+    estimate = replace(look, seconds=seconds, disk=look.disk + settle.disk)
+    _check_room(settings, estimate)
+    return Plan("search", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
 
 
 def _checked(method: Plugin, parameters: Mapping[str, Any], given: Sources) -> dict[str, Any]:
     return check_request(method, parameters, tuned=len(given.tuned), extras=list(given.extras))
 
 
-def _identity(method: Plugin) -> dict[str, Any]:
+def identity(method: Plugin) -> dict[str, Any]:
+    """What a merge method is, for a recipe."""
     return {"name": method.name, "paper": method.facts["paper"], "source": plugin_hash(method)}
+
+
+def _plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
+    from backend.jobs.tune_plan import plan_tune  # it uses this module's checks
+
+    return plan_tune(settings, request)
+
+
+def _plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
+    from backend.jobs.compare_plan import plan_compare
+
+    return plan_compare(settings, request)
 
 
 _PLANNERS: dict[str, Callable[[Settings, Mapping[str, Any]], Plan]] = {
     "sweep": _plan_sweep,
     "merge": _plan_merge,
     "evaluate": _plan_evaluate,
+    "search": _plan_search,
+    "tune": _plan_tune,
+    "compare": _plan_compare,
 }
 _FIELDS = {
-    "sweep": (*CHECKPOINTS, "method", "parameters", "grid", "task", "preset", "seed", "suites"),
-    "merge": (*CHECKPOINTS, "method", "parameters", "out", "seed"),
+    "sweep": (*CHECKPOINTS, *BESIDE, "method", "parameters", "grid", "task", "preset", "seed", "suites"),
+    "search": ("aligned", "tuned", "grid", "depth", "minutes", "trials", "task", "preset", "seed", "suites"),
+    "merge": (*CHECKPOINTS, *BESIDE, "method", "parameters", "out", "seed"),
     "evaluate": ("checkpoint", "aligned", "task", "preset", "seed", "suites"),
+    "tune": (
+        *("model", "task_data", "references", "strategy", "parameters", "training"),
+        *("task", "probe_every", "seed", "out", "suites"),
+    ),
+    "compare": (
+        *("model", "task_data", "references", "strategies", "seeds", "settings", "training"),
+        *("task", "suites", "preset", "grid", "ablations", "tune"),
+    ),
 }
 
 
@@ -215,7 +241,8 @@ def _base_of(settings: Settings, request: Mapping[str, Any], checkpoint: Checkpo
     """The aligned checkpoint under an adapter; None for a full checkpoint."""
     if checkpoint.kind == "full":
         return None
-    name = str(request.get("aligned") or ("demo/aligned" if checkpoint.name.startswith("demo/") else ""))
+    default = "demo/aligned" if checkpoint.name.startswith("demo/") else _trained_on(checkpoint)
+    name = str(request.get("aligned") or default)
     if not name:
         remedy = "Name the checkpoint it was trained on as aligned."
         raise UserError("aligned", problem=f"{checkpoint.name} is an adapter and needs its base", remedy=remedy)
@@ -224,32 +251,23 @@ def _base_of(settings: Settings, request: Mapping[str, Any], checkpoint: Checkpo
     return aligned
 
 
+def _trained_on(adapter: Checkpoint) -> str:
+    """The base that one of the studio's own fine-tunes names; any other adapter's word is not taken for it."""
+    return str(adapter.adapter.get("base_model_name_or_path") or "") if (adapter.folder / TUNING).is_file() else ""
+
+
 def _measuring(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
     task = text_of(request, "task", "")
-    if task:
-        plugin = tasks.get(task)
-        if plugin.facts["suite"] not in suite_names(settings):
-            raise unknown_name("task", task, [one.name for one in tasks if one.facts["suite"] in suite_names(settings)])
     suites = request.get("suites") or SAFETY_SUITES
     names = [part.strip() for part in suites.split(",")] if isinstance(suites, str) else [str(one) for one in suites]
+    known = suite_names(settings)
+    if task and task_suite(task, names) not in known:
+        raise unknown_name("task", task, [one.name for one in tasks if task_suite(one.name, names) in known])
     return {
         "task": task,
         "preset": find_preset(text_of(request, "preset", "quick")).name,
         "suites": names,
         "seed": _seed(request),
-    }
-
-
-def _measured_with(suites: Sequence[Suite], spec: Mapping[str, Any]) -> dict[str, Any]:
-    used = {suite.judge: judges.get(suite.judge) for suite in suites}
-    return {
-        "suites": {
-            suite.name: {"axis": suite.axis, "version": suite.version, "n": len(suite.rows), "hash": suite.hash}
-            for suite in suites
-        },
-        "judges": {name: plugin_hash(plugin) for name, plugin in used.items()},
-        "scorers": {suite.scorer: plugin_hash(tasks.get(suite.scorer)) for suite in suites if suite.scorer},
-        "decoding": {"strategy": "greedy", "new_tokens": find_preset(spec["preset"]).new_tokens},
     }
 
 

@@ -1,7 +1,8 @@
 """The life of a run as a state machine over the database.
 
-    queued → running → done | failed | cancelled | interrupted
-    queued → cancelled          failed | cancelled | interrupted → queued (restart, same id, finished points kept)
+    queued → running → done | failed | cancelled | interrupted | paused
+    queued → cancelled | paused
+    failed | cancelled | interrupted | paused → queued (restart, same id, finished points kept)
 
 Guarantee: a run is claimed by one worker only, every change names the states it may leave, and a change that lost the
 race changes nothing.
@@ -26,6 +27,7 @@ def claim(database: Database, run: int | None = None) -> Run | None:
     if chosen is None:
         return None
     fields = {"started": time.time(), "finished": None, "error": "", "pid": None, "cancel_requested": False}
+    fields["request"] = ""
     if database.move(chosen, [RunStatus.QUEUED], RunStatus.RUNNING, phrase="starting", **fields):
         return database.run(chosen)
     return None
@@ -49,8 +51,38 @@ def cancel(database: Database, run: int) -> Run:
     return database.run(run)
 
 
+def pause(database: Database, run: int) -> Run:
+    """Ask a running fine-tuning to write a checkpoint and stop; a queued one is paused at once.
+
+    Raises:
+        UserError: the run is of a kind or in a state that has nothing to pause.
+    """
+    if not database.move(run, [RunStatus.QUEUED], RunStatus.PAUSED, phrase="paused before it started"):
+        _ask(database, run, "pause")
+    return database.run(run)
+
+
+def stop_and_keep(database: Database, run: int) -> Run:
+    """Ask a running fine-tuning to finish now with the weights it has.
+
+    Raises:
+        UserError: the run is of a kind or in a state that has nothing to keep.
+    """
+    _ask(database, run, "keep")
+    return database.run(run)
+
+
+def _ask(database: Database, run: int, request: str) -> None:
+    found = database.run(run)
+    if found.kind != "tune":
+        problem = f"run {run} is a {found.kind}; only a fine-tuning can do that"
+        raise UserError("run", problem=problem, remedy="Cancel it instead; what is finished is kept.")
+    if not database.move(run, [RunStatus.RUNNING], RunStatus.RUNNING, request=request):
+        raise UserError("run", problem=f"run {run} is {found.status}, not running", remedy="Restart it first.")
+
+
 def restart(database: Database, run: int) -> Run:
-    """Queue a failed, cancelled or interrupted run again under its id.
+    """Queue a failed, cancelled, interrupted or paused run again under its id.
 
     Raises:
         UserError: the run is in another state.
@@ -61,6 +93,7 @@ def restart(database: Database, run: int) -> Run:
         "error": "",
         "finished": None,
         "cancel_requested": False,
+        "request": "",
         "phrase": "",
         "pid": None,
     }
@@ -68,7 +101,7 @@ def restart(database: Database, run: int) -> Run:
         status = database.run(run).status
         raise UserError(
             "run",
-            problem=f"run {run} is {status}; only failed, cancelled and interrupted runs can be restarted",
+            problem=f"run {run} is {status}; only failed, cancelled, interrupted and paused runs can be restarted",
             remedy="Start a new run with its settings instead.",
         )
     return database.run(run)

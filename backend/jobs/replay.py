@@ -9,7 +9,8 @@ from typing import Any
 
 from backend.checkpoints.hashes import file_hashes
 from backend.errors import RunFailed, UserError
-from backend.jobs.sources import open_spec
+from backend.jobs.calibration import calibrated_with
+from backend.jobs.sources import DONORS, open_spec
 from backend.registry import EXTRA_INPUTS
 from backend.settings import Settings
 from backend.types import Checkpoint
@@ -40,8 +41,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     inputs = [recipe["aligned"], *recipe["fine_tuned"], *dict(recipe.get("extras") or {}).values()]
     if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in inputs):
         raise UserError(FIELD, problem=f"{path.name} names no checkpoints", remedy="Name the recipe.json of a merge.")
-    if recipe.get("donor", "aligned") != "aligned":
-        raise UserError(FIELD, problem="its tokenizer comes from the fine-tuned model", allowed="from the aligned one")
+    if recipe.get("donor", "aligned") not in DONORS:
+        raise UserError(FIELD, problem=f"{path.name} names no donor we know", allowed=" or ".join(DONORS))
     return dict(recipe)
 
 
@@ -55,7 +56,8 @@ def request_of(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     extras = dict(recipe.get("extras") or {})
     named = {"aligned": _name(recipe["aligned"]), "tuned": [_name(one) for one in recipe["fine_tuned"]]}
     named |= {role: _name(extras[role]) for role in EXTRA_INPUTS if role in extras}
-    named |= {key: value for key, value in given.items() if value}
+    named |= {"calibration": recipe["calibration"]["name"]} if recipe.get("calibration") else {}
+    named |= {key: value for key, value in given.items() if value} | {"donor": recipe.get("donor", "aligned")}
     return named | {"method": recipe["method"], "parameters": recipe["parameters"], "seed": recipe["seed"]}
 
 
@@ -70,6 +72,10 @@ def check_inputs(settings: Settings, recipe: Mapping[str, Any], spec: Mapping[st
         if file_hashes(checkpoint) != said.get("files"):
             problem = f"{checkpoint.name} holds other weights than the recipe's {str(said.get('name'))[:80]}"
             raise UserError(field, problem=problem, remedy="Name the folder of the original with this option.")
+    said = dict(recipe.get("calibration") or {})
+    if said and calibrated_with(settings, spec)["calibration"]["sha256"] != said.get("sha256"):
+        problem = f"{spec['calibration']} holds other chats than the recipe's {str(said.get('name'))[:80]}"
+        raise UserError("calibration", problem=problem, remedy="Name the original file with this option.")
 
 
 def check_result(recipe: Mapping[str, Any], made: Mapping[str, Any]) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from backend.checkpoints.guard import check_pair, raise_errors
 from backend.checkpoints.resolve import resolve
-from backend.errors import UserError
+from backend.errors import UserError, unknown_name
 from backend.registry import EXTRA_INPUTS, Plugin
 from backend.settings import Settings
 from backend.types import Checkpoint, Finding
 
 HASHED_WHOLE = 256 * 2**20
+
+Donor = Literal["aligned", "fine_tuned"]
+DONORS: tuple[Donor, ...] = ("aligned", "fine_tuned")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Sources:
     tuned: tuple[Checkpoint, ...]
     extras: Mapping[str, Checkpoint] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    donor: Donor = "aligned"
 
     @property
     def others(self) -> list[Checkpoint]:
@@ -33,7 +37,7 @@ class Sources:
 
     def spec(self) -> dict[str, Any]:
         """The names to find them by again; one fine-tuned model is a name, several are a list."""
-        return self._each(pinned)
+        return self._each(pinned) | ({} if self.donor == "aligned" else {"donor": self.donor})
 
     def fingerprints(self) -> dict[str, Any]:
         """What identifies them in a recipe."""
@@ -49,7 +53,7 @@ def find_sources(settings: Settings, request: Mapping[str, Any], method: Plugin)
     """Resolve what the request names and check every checkpoint against the aligned one.
 
     Args:
-        request: `aligned`; `tuned`, a name or a list; and a name for each of `unaligned`, `raw`, `safe`.
+        request: `aligned`; `tuned`, a name or a list; a name for each of `unaligned`, `raw`, `safe`; and `donor`.
 
     Raises:
         UserError: a name that is missing or cannot be read, or a checkpoint that does not fit.
@@ -66,12 +70,23 @@ def find_sources(settings: Settings, request: Mapping[str, Any], method: Plugin)
     }
     if aligned.kind == "adapter":
         raise UserError("aligned", problem=f"{aligned.name} is an adapter", remedy="Name the full aligned checkpoint.")
-    findings = [finding for one in tuned for finding in check_pair(aligned, one)]
+    donor = _donor(request, tuned)
+    findings = [finding for one in tuned for finding in check_pair(aligned, one, donor=donor)]
     for role, one in extras.items():
         findings += _about(role, check_pair(aligned, one))
     raise_errors(findings)
     warnings = dict.fromkeys(finding.sentence for finding in findings if finding.level == "warning")
-    return Sources(aligned, tuned, extras, tuple(warnings))
+    return Sources(aligned, tuned, extras, tuple(warnings), donor)
+
+
+def _donor(request: Mapping[str, Any], tuned: tuple[Checkpoint, ...]) -> Donor:
+    """Whose tokenizer, config and template the merged model gets."""
+    given = text_of(request, "donor", "aligned")
+    if given not in DONORS:
+        raise unknown_name("donor", given, DONORS)
+    if given == "fine_tuned" and not tuned:
+        raise UserError("donor", problem="there is no fine-tuned model", allowed="aligned")
+    return DONORS[DONORS.index(given)]
 
 
 def open_spec(settings: Settings, spec: Mapping[str, Any]) -> Sources:
@@ -79,7 +94,7 @@ def open_spec(settings: Settings, spec: Mapping[str, Any]) -> Sources:
     aligned = resolve(spec["aligned"], settings, field="aligned")
     tuned = tuple(resolve(name, settings, field="tuned") for name in tuned_names(spec["tuned"]))
     extras = {role: resolve(name, settings, field=role) for role, name in spec.get("extras", {}).items()}
-    return Sources(aligned, tuned, extras)
+    return Sources(aligned, tuned, extras, donor=spec.get("donor", "aligned"))
 
 
 def tuned_names(given: Any) -> list[str]:

@@ -1,38 +1,49 @@
-"""The merge: tensor by tensor from two sources through one method, to memory or to a folder.
+"""The merge as users ask for it: tensors in turn, or a folder with everything that belongs to a model.
 
-A method sees fp32 tensors of one shape and its knobs. Everything around that is here: casting, the walk along a step,
-one rounding at the end, the folder. It does not know where tensors come from.
+It knows checkpoints, recipes and cards; arithmetic.py does the sums and stream.py moves the bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from backend.checkpoints.card import merged_config, model_card, public_name, put_side_files
-from backend.checkpoints.hashes import file_hashes
+from backend.checkpoints.fitted import Fitted
+from backend.checkpoints.hashes import HashesAhead, file_hashes, file_state
 from backend.checkpoints.reader import open_source
-from backend.checkpoints.space import check_space
+from backend.checkpoints.space import check_space, size_words
 from backend.checkpoints.tying import find_ends
-from backend.checkpoints.writer import FolderWriter, Slot, shards_like
+from backend.checkpoints.vocabularies import shared_rows
+from backend.checkpoints.writer import FolderWriter, Slot, leftover, shards_like
 from backend.errors import Cancelled, UserError
 from backend.lazy import torch
-from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle, Models, check_request
-from backend.merging.ops import Effect, round_once
+from backend.merging.arithmetic import Step, merge_one, merge_whole, step_of
+from backend.merging.inputs import Bundle, Models, check_request
+from backend.merging.ops import Effect
+from backend.merging.stream import Stream
+from backend.merging.survey import survey
 from backend.registry import Plugin
 from backend.types import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["Step", "merge_one", "merge_to_folder", "merged_tensors", "open_models", "step_of"]
+
+SECONDS_BETWEEN_REPORTS = 0.1
 PACKAGES = ("torch", "safetensors", "transformers")
 
 Report = Callable[[float, str], None]
 Donor = Literal["aligned", "fine_tuned"]
-Step = tuple["Tensor | None", "Tensor"]
 
 
 def merged_tensors(
@@ -50,64 +61,46 @@ def merged_tensors(
         parameters: its knobs, already checked.
         effect: summed up on the way where given.
     """
+    survey(models, method, parameters, seed=seed)
     for name in models.names:
         bundle = models.read(name, seed=seed)
         if not isinstance(bundle, Bundle):
             yield name, bundle
             continue
-        merged = merge_one(bundle, method, parameters)
+        merged, walk = merge_whole(bundle, method, parameters)
         if effect is not None and not bundle.equal:
-            effect.add(bundle.aligned, merged, bundle.goal)
+            effect.count(walk, parameters[method.facts["knob"]])
         yield name, merged
 
 
-def merge_one(bundle: Bundle, method: Plugin, parameters: dict[str, Any], *, step: Step | None = None) -> Tensor:
-    """One tensor: to fp32, through the method, rounded once to the aligned dtype. Inputs stay as they are.
-
-    Where every model has the same tensor it is returned as it is: merging a model with itself gives it back.
+def open_models(
+    aligned: Checkpoint,
+    tuned: Sequence[Checkpoint],
+    extras: Mapping[str, Checkpoint] | None = None,
+    *,
+    grams: Mapping[str, Tensor] | None = None,
+    donor: Donor = "aligned",
+) -> Models:
+    """The sources of a merge; adapters stand on the aligned model, and vocabularies that differ are made to fit.
 
     Args:
-        step: what `step_of` gave for the same bundle and knobs, where a sweep has it already.
+        grams: Gram matrices of the aligned model's layers by weight name, for methods that take them.
+        donor: whose tokenizer the merged model gets, and so whose rows beyond those that all models share.
     """
-    if bundle.equal and method.facts["keeps_equal"]:
-        return bundle.aligned
-    if method.facts["gives"] == "step":
-        start, direction = step_of(bundle, method, parameters) if step is None else step
-        start = bundle.aligned.float() if start is None else start
-        strength = parameters[method.facts["knob"]]
-        # Two plain operations: a fused one rounds differently in the last elements of a block.
-        exact = torch.mul(direction, strength).add_(start) if strength else start
-    else:
-        exact = _call(bundle, method, parameters)
-    rounded = round_once(exact, bundle.aligned.dtype, bundle.place.name)
-    if bundle.largest > SURELY_FINITE:
-        _check_finite(rounded, bundle, method)
-    return rounded
-
-
-def step_of(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Step:
-    """What a method that gives steps says of a tensor: (start, τ) in fp32; a start of None is the aligned tensor."""
-    given = _call(bundle, method, {key: value for key, value in parameters.items() if key != method.facts["knob"]})
-    return given if isinstance(given, tuple) else (None, given)
-
-
-def _call(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Any:
-    arguments = Arguments(bundle)
-    return method.function(*[getattr(arguments, name) for name in method.takes], **parameters)
-
-
-def _check_finite(merged: Tensor, bundle: Bundle, method: Plugin) -> None:
-    if not bool(torch.isfinite(merged).all()):
-        problem = f"`{bundle.place.name}` overflows in {method.name}: it holds numbers up to {bundle.largest:g}"
-        raise UserError("tuned", problem=problem, remedy="Use a checkpoint whose training did not diverge.")
-
-
-def open_models(
-    aligned: Checkpoint, tuned: Sequence[Checkpoint], extras: Mapping[str, Checkpoint] | None = None
-) -> Models:
-    """The sources of a merge; adapters stand on the aligned model."""
-    beside = {role: open_source(one, aligned) for role, one in (extras or {}).items()}
-    return Models(open_source(aligned), [open_source(one, aligned) for one in tuned], beside)
+    others, beside = list(tuned), dict(extras or {})
+    sources = {id(one): open_source(one, aligned) for one in (aligned, *others, *beside.values())}
+    first = sources[id(aligned)]
+    given = aligned if donor == "aligned" else others[0]
+    rows = shared_rows(aligned, [*others, *beside.values()], given)
+    if rows is not None:
+        sources = {key: Fitted(source, rows, sources[id(given)], first) for key, source in sources.items()}
+    return Models(
+        sources[id(aligned)],
+        [sources[id(one)] for one in others],
+        {role: sources[id(one)] for role, one in beside.items()},
+        dict(grams or {}),
+        rows=rows and rows.shared,
+    )
 
 
 def merge_to_folder(
@@ -118,6 +111,8 @@ def merge_to_folder(
     out: Path,
     *,
     extras: Mapping[str, Checkpoint] | None = None,
+    grams: Mapping[str, Tensor] | None = None,
+    calibration: Mapping[str, str] | None = None,
     seed: int = 0,
     donor: Donor = "aligned",
     scores: Mapping[str, Any] | None = None,
@@ -126,15 +121,19 @@ def merge_to_folder(
 ) -> dict[str, Any]:
     """Write the merged model as a Hugging Face folder; it appears whole or not at all.
 
+    A merge that was killed leaves `<out>.tmp`; the same merge to the same place goes on with it and gives the same
+    bytes. Memory does not grow with the model, but for methods that must see a whole tensor it does with the largest.
+
     Args:
         tuned: one fine-tuned model or adapter, or as many as the method takes.
         extras: the checkpoints that the method needs beside these, by the names in its signature.
+        grams: as `open_models` takes them; `calibration` says for the recipe where they come from.
         seed: of random methods; the same seed gives the same bytes.
         out: the new folder; refused where it exists and is not empty.
         donor: whose config, tokenizer and chat template the folder gets.
         scores: axis -> {"value", "low", "high", "n"} in percent for the card; none says "not evaluated".
-        report: told the fraction of bytes written, at each tensor.
-        should_stop: asked before each tensor.
+        report: told the fraction of bytes written, at most ten times a second.
+        should_stop: asked between blocks.
 
     Returns:
         The recipe, as written to `recipe.json`, with the effective projection and distance.
@@ -146,40 +145,88 @@ def merge_to_folder(
     """
     others, beside = [tuned] if isinstance(tuned, Checkpoint) else list(tuned), dict(extras or {})
     checked = check_request(method, parameters, tuned=len(others), extras=list(beside))
-    models = open_models(aligned, others, beside)
-    slots = [Slot(name, _stored(aligned, name), models.aligned.shape(name)) for name in models.names]
-    total = sum(slot.bytes for slot in slots)
-    check_space(out, total)
-    effect, done = Effect(), 0
-    with FolderWriter(out, shards_like(aligned, slots)) as writer:
-        merged = merged_tensors(models, method, checked, seed=seed, effect=effect)
-        for slot, (name, tensor) in zip(slots, merged, strict=True):
-            if should_stop():
-                raise Cancelled("The merge was cancelled; nothing was written.")
-            writer.write(name, tensor)
-            done += slot.bytes
-            report(done / total if total else 1.0, f"merging {name}")
-        donors = [aligned, *others] if donor == "aligned" else [*others, aligned]
-        config = merged_config(aligned, others, donors[0], [slot.name for slot in slots])
-        put_side_files(writer, config, donors)
-        recipe = {
-            "method": method.name,
-            "paper": method.facts.get("paper", ""),
-            "parameters": checked,
-            "seed": seed,
-            "aligned": _input(aligned, should_stop),
-            "fine_tuned": [_input(one, should_stop) for one in others],
-            "extras": {role: _input(one, should_stop) for role, one in beside.items()},
-            "donor": donor,
-            "effective": effect.to_json(),
-            "files": writer.hashes,
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        }
-        writer.put_json("recipe.json", recipe)
-        parents = [("aligned", aligned), *(("fine-tuned", one) for one in others), *beside.items()]
-        writer.put_text("README.md", model_card(out.name, recipe, parents, scores=scores))
-        writer.commit()
+    if method.facts["calibration"] and not grams:
+        problem = f"{method.name} needs the aligned model's activations on safe chats"
+        raise UserError("calibration", problem=problem, remedy="Name a .jsonl of chats.")
+    check = partial(_check, should_stop)
+    inputs = [aligned, *others, *beside.values()]
+    with HashesAhead(inputs) as hashes:
+        models = open_models(aligned, others, beside, grams=grams, donor=donor)
+        slots = [Slot(name, _stored(aligned, name), models.aligned.shape(name)) for name in models.names]
+        total = sum(slot.bytes for slot in slots)
+        check_space(out, total - leftover(out))
+        measured = {"donor": donor, "calibration": dict(calibration or {}), "grams": _digest(grams or {})}
+        key = _key(method, checked, seed, slots, inputs, measured)
+        effect = Effect()
+        with FolderWriter(out, shards_like(aligned, slots), key=key) as writer:
+            survey(models, method, checked, seed=seed, check=check)
+            stream = Stream(models, method, checked, writer, seed=seed, check=check)
+            done, said = 0, 0.0
+            for slot in stream.run(slots, effect):
+                done += slot.bytes
+                if (now := time.monotonic()) - said > SECONDS_BETWEEN_REPORTS or done == total:
+                    said = now
+                    phrase = f"merging {slot.name}: {size_words(done)} of {size_words(total)}"
+                    report(done / total if total else 1.0, phrase)
+            donors = [aligned, *others] if donor == "aligned" else [*others, aligned]
+            config = merged_config(aligned, others, donors[0], [slot.name for slot in slots])
+            put_side_files(writer, config, donors)
+            writer.settle()
+            hashes.wait(should_stop)
+            recipe = {
+                "method": method.name,
+                "paper": method.facts.get("paper", ""),
+                "parameters": checked,
+                "seed": seed,
+                "aligned": _input(aligned, should_stop),
+                "fine_tuned": [_input(one, should_stop) for one in others],
+                "extras": {role: _input(one, should_stop) for role, one in beside.items()},
+                "donor": donor,
+                "effective": effect.to_json(),
+                "files": writer.hashes,
+                "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            }
+            recipe |= {"calibration": dict(calibration)} if calibration else {}
+            writer.put_json("recipe.json", recipe)
+            parents = [("aligned", aligned), *(("fine-tuned", one) for one in others), *beside.items()]
+            writer.put_text("README.md", model_card(out.name, recipe, parents, scores=scores))
+            writer.commit()
     return recipe
+
+
+def _check(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise Cancelled("The merge was cancelled; nothing was written.")
+
+
+def _key(
+    method: Plugin,
+    parameters: Mapping[str, Any],
+    seed: int,
+    slots: Sequence[Slot],
+    inputs: Sequence[Checkpoint],
+    measured: Mapping[str, Any],
+) -> str:
+    """What an unfinished merge must share with this one for its tensors to be taken over."""
+    work = {
+        "method": [method.name, inspect.getsource(inspect.getmodule(method.function) or method.function)],
+        "parameters": dict(parameters),
+        "seed": seed,
+        "slots": slots,
+        "inputs": [[one.kind, one.adapter, file_state(one)] for one in inputs],
+        "versions": {name: version(name) for name in PACKAGES},
+        **measured,
+    }
+    return hashlib.sha256(json.dumps(work, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digest(grams: Mapping[str, Tensor]) -> str:
+    """What the matrices hold: chats alone do not say it, since another device measures other last bits."""
+    digest = hashlib.sha256()
+    for name in sorted(grams):
+        digest.update(name.encode())
+        digest.update(grams[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _stored(aligned: Checkpoint, name: str) -> str:

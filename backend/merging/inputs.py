@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from backend.checkpoints.reader import Source
+from backend.checkpoints.reader import Scratch, Source
 from backend.checkpoints.tying import find_ends
 from backend.errors import UserError
 from backend.lazy import torch
-from backend.merging.place import Place, layer_count
+from backend.merging.blocks import BLOCK, Splits, Whole, block_shape
+from backend.merging.place import Place, bare, layer_count
 from backend.params import check_parameters
 from backend.registry import EXTRA_INPUTS, Plugin
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 # Below this no merge of ours leaves fp32, so its result needs no check of its own.
 SURELY_FINITE = 1e18
+FIRST_LOOK = 2**12  # elements: models that differ mostly do so at once
 
 
 def check_request(
@@ -90,6 +93,9 @@ class Bundle:
     tuned: tuple[Tensor, ...] = ()
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     largest: float = 0.0
+    gram: Tensor | None = None
+    standing: int | None = None
+    shared: int | None = None  # elements; those after them are the donor's in every model, and stay
 
     @classmethod
     def of(
@@ -104,9 +110,7 @@ class Bundle:
         everyone = [("fine_tuned", tensor) for tensor in tuned] + list((extras or {}).items())
         for role, tensor in everyone:
             if tensor.shape != aligned.shape:
-                problem = f"`{place.name}` is {list(aligned.shape)} in aligned, {list(tensor.shape)} in {role}"
-                field = "tuned" if role == "fine_tuned" else role
-                raise UserError(field, problem=problem, allowed="equal shapes", remedy="Pick a matching pair.")
+                raise _unequal_shapes(place.name, aligned.shape, tensor.shape, role)
             equal = tensor is aligned or _equal(aligned, tensor)
             held.append(aligned if equal else tensor)
         largest = 0.0
@@ -123,12 +127,20 @@ class Bundle:
         """Whether every model has the aligned tensor."""
         return all(tensor is self.aligned for tensor in (*self.tuned, *self.extras.values()))
 
-    @property
-    def goal(self) -> Tensor:
-        """What the effect is measured against: the fine-tuned tensor, of several the mean, of none the aligned one."""
-        if not self.tuned:
-            return self.aligned
-        return self.tuned[0] if len(self.tuned) == 1 else torch.stack([one.float() for one in self.tuned]).mean(0)
+    def block(self, begin: int, end: int, splits: Splits) -> Bundle:
+        """Elements `begin` to `end` of every tensor, as views."""
+        shape = block_shape(self.aligned.shape, splits, begin, end)
+        start = self.aligned.reshape(-1)[begin:end].reshape(shape)
+        others = [
+            start if one is self.aligned else one.reshape(-1)[begin:end].reshape(shape)
+            for one in (*self.tuned, *self.extras.values())
+        ]
+        place = replace(self.place, begin=begin) if begin else self.place
+        extras = dict(zip(self.extras, others[len(self.tuned) :], strict=True))
+        shared = None if self.shared is None else max(self.shared - begin, 0)
+        return replace(
+            self, place=place, aligned=start, tuned=tuple(others[: len(self.tuned)]), extras=extras, shared=shared
+        )
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -141,26 +153,34 @@ class Bundle:
         start = self.aligned.to(device)
         moved = [start if one is self.aligned else one.to(device) for one in (*self.tuned, *self.extras.values())]
         extras = dict(zip(self.extras, moved[len(self.tuned) :], strict=True))
-        return Bundle(self.place, start, tuple(moved[: len(self.tuned)]), extras, self.largest)
+        gram = None if self.gram is None else self.gram.to(device)
+        return replace(self, aligned=start, tuned=tuple(moved[: len(self.tuned)]), extras=extras, gram=gram)
 
 
 class Arguments:
-    """The fp32 tensors of a bundle under the names that methods ask for, each made when it is asked for."""
+    """The tensors of a bundle under the names that methods ask for, each made when it is asked for.
 
-    def __init__(self, bundle: Bundle) -> None:
+    In fp32, or with `stored` in the dtypes they are stored in.
+    """
+
+    def __init__(self, bundle: Bundle, whole: Whole, *, stored: bool = False) -> None:
         self._bundle = bundle
+        self._stored = stored
         self.place = bundle.place
+        self.whole = whole
+        self.gram = bundle.gram
+        self.standing = bundle.standing
 
     def __getattr__(self, name: str) -> Tensor:
         return self._bundle.extras[name].float()
 
     @cached_property
     def aligned(self) -> Tensor:
-        return self._bundle.aligned.float()
+        return self._bundle.aligned if self._stored else self._bundle.aligned.float()
 
     @cached_property
     def models(self) -> list[Tensor]:
-        return [tensor.float() for tensor in self._bundle.tuned]
+        return [tensor if self._stored else tensor.float() for tensor in self._bundle.tuned]
 
     @cached_property
     def deltas(self) -> list[Tensor]:
@@ -174,14 +194,30 @@ class Arguments:
     def delta(self) -> Tensor:
         return self.deltas[0]
 
+    @cached_property
+    def goal(self) -> Tensor:
+        """What the effect is measured against: what fine-tuning changed, of several the mean, of none nothing."""
+        if not self._bundle.tuned:
+            return torch.zeros_like(self.aligned)
+        return self.delta if len(self.deltas) == 1 else torch.stack(self.deltas).mean(0)
+
 
 @dataclass(frozen=True)
 class Models:
-    """The sources of one merge."""
+    """The sources of one merge, and what was measured before it: Gram matrices and standings, by tensor name."""
 
     aligned: Source
     tuned: Sequence[Source]
     extras: Mapping[str, Source] = field(default_factory=dict)
+    grams: Mapping[str, Tensor] = field(default_factory=dict)
+    standings: dict[str, int] = field(default_factory=dict)
+    rows: int | None = None
+
+    @property
+    def untied(self) -> bool:
+        """Whether the merged model has a head of its own."""
+        ends = find_ends(self.names)
+        return ends is not None and ends.head in self.names
 
     @cached_property
     def names(self) -> list[str]:
@@ -228,11 +264,84 @@ class Models:
         changed = name in self.changed
         tuned = [source.read(name) if changed else start for source in self.tuned]
         extras = {key: source.read(name) if changed else start for key, source in self.extras.items()}
-        return Bundle.of(Place(name, self._layers, seed), start, tuned, extras)
+        bundle = Bundle.of(Place(name, self._layers, seed), start, tuned, extras)
+        return self._with_facts(bundle, start.shape)
+
+    def _with_facts(self, bundle: Bundle, shape: Sequence[int]) -> Bundle:
+        """With what was measured of the tensor, and how far into this part of it the models share their rows."""
+        name, shared = bundle.place.name, None
+        if self.rows is not None and bundle.place.kind in ("embedding", "head"):
+            shared = max(self.rows * math.prod(shape[1:]) - bundle.place.begin, 0)
+        return replace(bundle, gram=self._grams.get(bare(name)), standing=self.standings.get(name), shared=shared)
+
+    @cached_property
+    def _grams(self) -> dict[str, Tensor]:
+        return {bare(name): gram for name, gram in self.grams.items()}
+
+    def equal_ones(self, name: str) -> list[bool]:
+        """Which of the others have the aligned tensor; reads each only as far as it is equal.
+
+        Raises:
+            UserError: shapes that differ.
+        """
+        shape = self.aligned.shape(name)
+        others = [("fine_tuned", one) for one in self.tuned] + list(self.extras.items())
+        if name not in self.changed:
+            return [True] * len(others)
+        for role, source in others:
+            if source.shape(name) != shape:
+                raise _unequal_shapes(name, shape, source.shape(name), role)
+        return [self._is_equal(name, source) for _, source in others]
+
+    def _is_equal(self, name: str, source: Source) -> bool:
+        total = math.prod(self.aligned.shape(name))
+        begin, size = 0, FIRST_LOOK
+        while begin < total:
+            end = min(total, begin + size)
+            if not _equal(self.aligned.read_block(name, begin, end), source.read_block(name, begin, end)):
+                return False
+            begin, size = end, BLOCK
+        return True
+
+    def block(
+        self, name: str, begin: int, end: int, splits: Splits, equal: Sequence[bool], *, seed: int, scratch: Scratch
+    ) -> Bundle:
+        """Elements `begin` to `end` of every model, checked to be numbers.
+
+        Args:
+            equal: what `equal_ones` says of the tensor.
+            scratch: memory that the tensors given before by this call may lose.
+        """
+        shape = block_shape(self.aligned.shape(name), splits, begin, end)
+        start = self.aligned.read_block(name, begin, end, scratch.part(0, end - begin)).reshape(shape)
+        sources = [*self.tuned, *self.extras.values()]
+        roles = ["fine_tuned"] * len(self.tuned) + list(self.extras)
+        others, largest = [], 0.0
+        for number, (source, same) in enumerate(zip(sources, equal, strict=True)):
+            one = (
+                start
+                if same
+                else source.read_block(name, begin, end, scratch.part(number + 1, end - begin)).reshape(shape)
+            )
+            others.append(one)
+            if not same:
+                largest = max(largest, _largest(one, name, roles[number]))
+        if not all(equal):
+            largest = max(largest, _largest(start, name, "aligned"))
+        extras = dict(zip(self.extras, others[len(self.tuned) :], strict=True))
+        place = Place(name, self._layers, seed, begin)
+        block = Bundle(place, start, tuple(others[: len(self.tuned)]), extras, largest)
+        return self._with_facts(block, self.aligned.shape(name))
 
     @cached_property
     def _layers(self) -> int:
         return layer_count(self.names)
+
+
+def _unequal_shapes(name: str, ours: Sequence[int], theirs: Sequence[int], role: str) -> UserError:
+    problem = f"`{name}` is {list(ours)} in aligned, {list(theirs)} in {role}"
+    field = "tuned" if role == "fine_tuned" else role
+    return UserError(field, problem=problem, allowed="equal shapes", remedy="Pick a matching pair.")
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -1,18 +1,54 @@
-"""Knobs that several methods share, by one name and one range. No torch."""
+"""Knobs that several methods share: one name, one range and one sentence each. No torch.
+
+A method whose knob means something more says so in its own docstring, which goes before the sentence here.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from backend.params import Between, Several
+from backend.errors import UserError
+from backend.params import Between, Help, Several
 
-Lam = Annotated[float, Between(0, 1)]
-Density = Annotated[float, Between(0.001, 1)]
-Weights = Annotated[tuple[float, ...], Between(-2, 2), Several()]
-Shares = Annotated[tuple[float, ...], Between(0, 2), Several()]
-Normalize = Annotated[Literal["off", "weights", "count"], Several()]
-Election = Annotated[Literal["weighted", "total", "frequency"], Several()]
-Rescale = Literal["inverse", "l1", "none"]
+Lam = Annotated[float, Between(0, 1), Help("λ, no unit; 0 is the aligned model, 1 adds the whole merged step.")]
+Density = Annotated[
+    float, Between(0.001, 1), Help("the share of each tensor's elements that stays, at least one; 1 keeps all.")
+]
+Chance = Annotated[float, Between(0.001, 1), Help("the mean probability of a change to stay; 1 keeps all.")]
+Epsilon = Annotated[
+    float,
+    Between(0, 0.5),
+    Help(
+        "how far the probability to stay goes below the density for a row's smallest change and above it for the "
+        "largest."
+    ),
+]
+Outliers = Annotated[float, Between(0, 0.2), Help("the share that is dropped as outliers, the largest first.")]
+Weights = Annotated[
+    tuple[float, ...], Between(-2, 2), Several(), Help("one for each fine-tuned model, 1 where none is given.")
+]
+Shares = Annotated[
+    tuple[float, ...], Between(0, 2), Several(), Help("one for each fine-tuned model, 1 where none is given.")
+]
+Normalize = Annotated[
+    Literal["off", "weights", "count"],
+    Several(),
+    Help(
+        "divide the sum by the weights that count, by the number of models that count (all without election), or not."
+    ),
+]
+Election = Annotated[
+    Literal["weighted", "total", "frequency"],
+    Several(),
+    Help("how the sign of each element is voted: by weighted sum, by plain sum (total) or by heads (frequency)."),
+]
+Rescale = Annotated[
+    Literal["inverse", "l1", "none"],
+    Help(
+        "what makes up for the dropped changes: dividing by the probability to stay, or matching the sum of magnitudes."
+    ),
+]
 
 
 def weights_of(given: tuple[float, ...] | list[float], count: int) -> list[float]:
@@ -22,3 +58,14 @@ def weights_of(given: tuple[float, ...] | list[float], count: int) -> list[float
     [1.0, 1.0]
     """
     return list(given) if given else [1.0] * count
+
+
+def check_chances(knobs: Mapping[str, Any]) -> None:
+    """Refuse a density and an epsilon between which a probability would leave 0 to 1.
+
+    >>> check_chances({"density": 0.5, "epsilon": 0.15})
+    """
+    density, epsilon = knobs["density"], knobs["epsilon"]
+    if density < 1 and not 0 < density - epsilon <= density + epsilon < 1:
+        allowed = f"density − epsilon above 0 and density + epsilon below 1, here with density {density:g}"
+        raise UserError("epsilon", got=epsilon, allowed=allowed, remedy="Choose a smaller epsilon.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from backend.errors import UserError
 from backend.lazy import torch
@@ -32,35 +32,65 @@ def round_once(exact: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return rounded
 
 
+class Walk(NamedTuple):
+    """Sums over a tensor, or over blocks of it, that say where θ = start + knob·τ lies for every knob.
+
+    With s = start − θ0 and δ what fine-tuning changed; where a method gives no step, s is all that it moves.
+    """
+
+    start_along: float = 0.0  # ⟨s, δ⟩
+    start_moved: float = 0.0  # ⟨s, s⟩
+    cross: float = 0.0  # ⟨s, τ⟩
+    along: float = 0.0  # ⟨τ, δ⟩
+    moved: float = 0.0  # ⟨τ, τ⟩
+    whole: float = 0.0  # ⟨δ, δ⟩
+
+    @classmethod
+    def of(cls, start: Tensor | None, step: Tensor | None, delta: Tensor) -> Walk:
+        """The sums of one block; all fp32 and of one shape, None for zeros."""
+        s, t, d = (None if part is None else part.reshape(-1) for part in (start, step, delta))
+        return cls(_dot(s, d), _dot(s, s), _dot(s, t), _dot(t, d), _dot(t, t), _dot(d, d))
+
+    def __add__(self, other: Walk) -> Walk:  # type: ignore[override]
+        return Walk(*(one + two for one, two in zip(self, other, strict=True)))
+
+
+STRAIGHT = Walk(along=1.0, moved=1.0, whole=1.0)  # τ = δ: how long δ is cancels
+
+
+def _dot(one: Tensor | None, other: Tensor | None) -> float:
+    """fp32 within pieces that stay in the cache, fp64 between them."""
+    if one is None or other is None:
+        return 0.0
+    pieces = zip(torch.split(one, BLOCK), torch.split(other, BLOCK), strict=True)
+    return sum(float(torch.dot(left, right)) for left, right in pieces)
+
+
 @dataclass
 class Effect:
-    """How far a merge went, over every tensor added: fp32 within blocks that stay in the cache, fp64 between them.
+    """How far a merge goes, over every tensor counted, before it is rounded to the dtype it is stored in.
 
     With δ = θ1 − θ0: `projection` = ⟨θ − θ0, δ⟩ / ⟨δ, δ⟩ and `distance` = ‖θ − θ0‖ / ‖δ‖. Equal λ is not equal effect,
     so both stand beside every merged point. No unit; both are 0 where the models are equal.
 
     >>> from torch import tensor
-    >>> effect = Effect()
-    >>> effect.add(tensor([0.0, 0.0]), tensor([1.0, 1.0]), tensor([2.0, 2.0]))
+    >>> effect, delta = Effect(), tensor([2.0, 2.0])
+    >>> effect.count(Walk.of(None, tensor([2.0, 0.0]), delta), 0.5)
     >>> effect.to_json()
-    {'projection': 0.5, 'distance': 0.5}
+    {'projection': 0.25, 'distance': 0.3535533905932738}
     """
 
     along: float = 0.0
     moved: float = 0.0
     whole: float = 0.0
 
-    def add(self, aligned: Tensor, merged: Tensor, fine_tuned: Tensor) -> None:
-        """Count one tensor; three of the same shape, any float dtype."""
-        parts = (torch.split(part.reshape(-1), BLOCK) for part in (aligned, merged, fine_tuned))
-        for start, end, goal in zip(*parts, strict=True):
-            origin = start.float()
-            step, delta = end.float() - origin, goal.float() - origin
-            self.along += float(torch.dot(step, delta))
-            self.moved += float(torch.dot(step, step))
-            self.whole += float(torch.dot(delta, delta))
+    def count(self, walk: Walk, knob: float) -> None:
+        """Count one tensor."""
+        self.along += walk.start_along + knob * walk.along
+        self.moved += walk.start_moved + 2 * knob * walk.cross + knob * knob * walk.moved
+        self.whole += walk.whole
 
     def to_json(self) -> dict[str, float]:
         if not self.whole:
             return {"projection": 0.0, "distance": 0.0}
-        return {"projection": self.along / self.whole, "distance": (self.moved / self.whole) ** 0.5}
+        return {"projection": self.along / self.whole, "distance": (max(0.0, self.moved) / self.whole) ** 0.5}

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["embedding", "head", "norm", "attention", "mlp", "other"]
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
-BLOCK = 2**16  # the numbers do not depend on it; small enough for the cache
+WRAPPERS = frozenset({"model", "language_model", "transformer", "gpt_neox"})
+BLOCK = 2**15  # the numbers do not depend on it; small enough for the cache
 
 
 @dataclass(frozen=True)
 class Place:
-    """The name of a tensor in its model of `layers` layers, and the seed of the merge.
+    """The name of a tensor in its model of `layers` layers, the seed of the merge, and where in the tensor a block is.
 
     >>> place = Place("model.layers.3.self_attn.q_proj.weight", layers=8)
     >>> place.layer, place.kind, Place("model.norm.weight", layers=8).kind
@@ -31,6 +32,7 @@ class Place:
     name: str
     layers: int = 1
     seed: int = 0
+    begin: int = 0
 
     @property
     def layer(self) -> int | None:
@@ -53,26 +55,43 @@ class Place:
         return "mlp" if re.search(r"mlp|feed_forward|ffn|experts", module) else "other"
 
     def uniform(self, count: int, salt: int = 0, *, device: torch.device | str = "cpu") -> Tensor:
-        """`count` numbers in [0, 1), fp32: number i is a function of (seed, tensor name, salt, i) alone.
+        """`count` numbers in [0, 1), fp32, from element `begin` on: number i depends on (seed, name, salt, i) alone.
 
         So the order of tensors, the block size, the device and a resume change nothing.
 
-        >>> Place("w", seed=1).uniform(3)[2:] == Place("w", seed=1).uniform(4)[2:3]
+        >>> Place("w", seed=1).uniform(3)[2:] == Place("w", seed=1, begin=2).uniform(1)
         tensor([True])
         """
         key = hashlib.sha256(f"{self.seed}/{salt}/{self.name}".encode()).digest()[:8]
         base = int.from_bytes(key, "little", signed=True)
         out = torch.empty(count, dtype=torch.float32, device=device)
+        steps = torch.arange(min(count, BLOCK), dtype=torch.int64, device=device).mul_(_GOLDEN)
+        states, shifted = torch.empty_like(steps), torch.empty_like(steps)
         for begin in range(0, count, BLOCK):
-            end = min(count, begin + BLOCK)
-            state = torch.arange(begin, end, dtype=torch.int64, device=device)
-            state.mul_(_GOLDEN).add_(base)
+            size = min(count - begin, BLOCK)
+            state, spare = states[:size], shifted[:size]
+            torch.add(steps[:size], _signed((base + (self.begin + begin) * _GOLDEN) % 2**64), out=state)
             for shift, factor in _ROUNDS:
-                state.bitwise_xor_(state.bitwise_right_shift(shift).bitwise_and_((1 << (64 - shift)) - 1))
-                state.mul_(factor)
-            state.bitwise_xor_(state.bitwise_right_shift(31).bitwise_and_((1 << 33) - 1))
-            out[begin:end] = state.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
+                _fold(state, shift, spare).mul_(factor)
+            _fold(state, 31, spare)
+            out[begin : begin + size] = state.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
         return out.mul_(2.0**-24)
+
+
+def _fold(state: Tensor, shift: int, spare: Tensor) -> Tensor:
+    """state ^ (state >> shift) in place, the shift filling with zeros."""
+    torch.bitwise_right_shift(state, shift, out=spare)
+    return state.bitwise_xor_(spare.bitwise_and_((1 << (64 - shift)) - 1))
+
+
+def bare(name: str) -> str:
+    """A tensor's name without what only wraps others: files and loaded models wrap the same layers differently.
+
+    >>> bare("language_model.model.layers.0.mlp.weight") == bare("model.language_model.layers.0.mlp.weight")
+    True
+    """
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    return ".".join(parts).replace("embed_out.", "lm_head.")
 
 
 def layer_count(names: list[str]) -> int:

@@ -33,6 +33,18 @@ def onto_alignment(alignment: Tensor, delta: Tensor) -> tuple[Tensor, float]:
     return projected, max(0.0, cosine(projected, delta, empty=0.0))
 
 
+def leaning(aligned: Tensor, delta: Tensor, raw: Tensor) -> float | None:
+    """cos(C·δ, δ) of a matrix that alignment and fine-tuning both changed, None for every other tensor.
+
+    >>> from torch import tensor
+    >>> leaning(tensor([[2.0], [0.0]]), tensor([[3.0], [4.0]]), tensor([[0.0], [0.0]]))
+    0.6
+    """
+    alignment = aligned - raw
+    touched = delta.dim() == 2 and bool(alignment.any()) and bool(delta.any())
+    return onto_alignment(alignment, delta)[1] if touched else None
+
+
 def leading_directions(matrix: Tensor, rank: int) -> Tensor:
     """The best approximation of `matrix` by its `rank` largest singular triples; 0 or more than it has gives it back.
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backend.checkpoints.reader import Source
 from backend.checkpoints.tying import find_ends
 from backend.errors import UserError
 from backend.lazy import torch
-from backend.merging.engine import Step, merge_one, step_of
+from backend.merging.arithmetic import Step, left_alone, merge_whole, rewrite, walked_step
 from backend.merging.inputs import Bundle, Models
-from backend.merging.ops import Effect
+from backend.merging.ops import STRAIGHT, Effect, Walk
+from backend.merging.place import bare
+from backend.merging.survey import standings
 from backend.registry import Plugin
 
 if TYPE_CHECKING:
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
 
 # Computed by the model itself; old checkpoints store them and new models do not take them.
 DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attn.bias", "attention.bias")
-
-WRAPPERS = frozenset({"model", "language_model", "transformer", "gpt_neox"})
 
 
 class ResidentPair:
@@ -40,13 +41,23 @@ class ResidentPair:
         seed: int = 0,
     ) -> None:
         tuned = list(fine_tuned) if isinstance(fine_tuned, Sequence) else [fine_tuned]
-        models = Models(aligned, tuned, dict(extras or {}))
+        self._hold(Models(aligned, tuned, dict(extras or {})), device, seed)
+
+    @classmethod
+    def of(cls, models: Models, device: str | torch.device = "cpu", *, seed: int = 0) -> ResidentPair:
+        """The same from sources that were opened and fitted together."""
+        pair = cls.__new__(cls)
+        pair._hold(models, device, seed)
+        return pair
+
+    def _hold(self, models: Models, device: str | torch.device, seed: int) -> None:
         self._tensors: dict[str, Bundle | Tensor] = {}
         for name in models.names:
             self._tensors[name] = models.read(name, seed=seed).to(device)
         self._ends = find_ends(models.names)
-        self._steps: dict[str, Step] = {}
-        self._steps_of: tuple[str, dict[str, Any]] | None = None
+        self._steps: dict[str, tuple[Step, Walk]] = {}
+        self._standings: dict[str, int] = {}
+        self._prepared_for: tuple[str, dict[str, Any]] | None = None
 
     @property
     def bytes(self) -> int:
@@ -54,6 +65,12 @@ class ResidentPair:
         held = [one.tensors if isinstance(one, Bundle) else [one] for one in self._tensors.values()]
         tensors = [tensor for group in held for tensor in group]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def moved(self) -> set[str]:
+        """The kinds of module that differ between the models, as `Place.kind` says."""
+        bundles = [one for one in self._tensors.values() if isinstance(one, Bundle)]
+        return {bundle.place.kind for bundle in bundles if not bundle.equal}
 
     @property
     def untied(self) -> bool:
@@ -74,39 +91,62 @@ class ResidentPair:
         Raises:
             UserError: a tensor of the pair that the model lacks or has in another shape.
         """
+        self._prepare(method, parameters)
         effect = Effect()
         places = _places(self._tensors, targets)
         written: dict[tuple[torch.device, int], str] = {}
         with torch.inference_mode():
             for name, held in self._tensors.items():
-                if isinstance(held, Bundle):
-                    merged = merge_one(held, method, parameters, step=self._step(held, method, parameters))
-                    if not held.equal:
-                        effect.add(held.aligned, merged, held.goal)
+                target = targets[places[name]] if name in places else None
+                if target is not None:
+                    _check_shape(name, target, held.aligned if isinstance(held, Bundle) else held)
+                place = (target.device, target.data_ptr()) if target is not None and target.numel() else None
+                if not isinstance(held, Bundle):
+                    merged: Tensor | None = held
                 else:
-                    merged = held
-                if name not in places:
+                    held = replace(held, standing=self._standings.get(name))
+                    step, walk = self._step(held, method, parameters)
+                    fresh = target if place not in written else None
+                    merged, walked = self._merge(held, method, parameters, step, fresh)
+                    if not held.equal:
+                        effect.count(walk or walked, parameters[method.facts["knob"]])
+                if target is None:
                     continue
-                target = targets[places[name]]
-                _check_shape(name, target, merged)
-                place = (target.device, target.data_ptr())
-                if target.numel() and place in written:
+                if place is not None and place in written:
                     _check_twin(name, written[place], target, merged)
                     continue
-                target.copy_(merged)
-                written[place] = name
+                if merged is not None:
+                    target.copy_(merged)
+                if place is not None:
+                    written[place] = name
         return effect.to_json()
 
-    def _step(self, bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Step | None:
-        """The step of this tensor, kept for the next λ."""
-        if method.facts["gives"] != "step" or (bundle.equal and method.facts["keeps_equal"]):
-            return None
+    @staticmethod
+    def _merge(
+        held: Bundle, method: Plugin, parameters: dict[str, Any], step: Step | None, target: Tensor | None
+    ) -> tuple[Tensor | None, Walk]:
+        """The merged tensor, None where it is in `target` already, and how far it goes where no step says so."""
+        if target is not None and rewrite(held, method, parameters, target, step=step):
+            return None, STRAIGHT
+        return merge_whole(held, method, parameters, step=step)
+
+    def _prepare(self, method: Plugin, parameters: dict[str, Any]) -> None:
+        """Forget what belongs to other knobs than these, and survey the tensors where the method wants that."""
         knobs = {key: value for key, value in parameters.items() if key != method.facts["knob"]}
-        if self._steps_of != (method.name, knobs):
-            self._steps, self._steps_of = {}, (method.name, knobs)
+        if self._prepared_for != (method.name, knobs):
+            bundles = (held for held in self._tensors.values() if isinstance(held, Bundle))
+            self._steps, self._standings = {}, standings(bundles, method, parameters)
+            self._prepared_for = (method.name, knobs)
+
+    def _step(
+        self, bundle: Bundle, method: Plugin, parameters: dict[str, Any]
+    ) -> tuple[Step, Walk] | tuple[None, None]:
+        """The step of this tensor, kept for the next λ; none where the method gives no steps."""
+        if method.facts["gives"] != "step" or left_alone(bundle, method):
+            return None, None
         name = bundle.place.name
         if name not in self._steps:
-            self._steps[name] = step_of(bundle, method, parameters)
+            self._steps[name] = walked_step(bundle, method, parameters)
         return self._steps[name]
 
 
@@ -117,11 +157,11 @@ def _places(names: Iterable[str], targets: Mapping[str, Tensor]) -> dict[str, st
         UserError: a tensor that the model does not have.
     """
     places = {name: name for name in names if name in targets}
-    bare: dict[str, list[str]] = {}
+    by_bare: dict[str, list[str]] = {}
     for target in targets:
-        bare.setdefault(_bare(target), []).append(target)
+        by_bare.setdefault(bare(target), []).append(target)
     for name in names:
-        found = bare.get(_bare(name), [])
+        found = by_bare.get(bare(name), [])
         if name not in places and len(found) == 1:
             places[name] = found[0]
         elif name not in places and not name.endswith(DERIVED):
@@ -130,23 +170,13 @@ def _places(names: Iterable[str], targets: Mapping[str, Tensor]) -> dict[str, st
     return places
 
 
-def _bare(name: str) -> str:
-    """Files and loaded models wrap the same layers differently, and call the head by two names.
-
-    >>> _bare("language_model.model.layers.0.mlp.weight") == _bare("model.language_model.layers.0.mlp.weight")
-    True
-    """
-    parts = [part for part in name.split(".") if part not in WRAPPERS]
-    return ".".join(parts).replace("embed_out.", "lm_head.")
-
-
 def _check_shape(name: str, target: Tensor, merged: Tensor) -> None:
     if target.shape != merged.shape:
         problem = f"`{name}` is {list(target.shape)} in the loaded model, {list(merged.shape)} in the pair"
         raise UserError("aligned", problem=problem, remedy="Load the aligned model of this pair.")
 
 
-def _check_twin(name: str, first: str, target: Tensor, merged: Tensor) -> None:
-    if not torch.equal(target, merged.to(device=target.device, dtype=target.dtype)):
+def _check_twin(name: str, first: str, target: Tensor, merged: Tensor | None) -> None:
+    if merged is None or not torch.equal(target, merged.to(device=target.device, dtype=target.dtype)):
         problem = f"`{name}` and `{first}` differ in this pair but are one tensor in the loaded model"
         raise UserError("tuned", problem=problem, remedy="Load the model with tie_word_embeddings false.")

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from backend.lazy import torch
+from backend.merging.blocks import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,15 +26,20 @@ def norm(one: Tensor) -> float:
     return math.sqrt(dot(one, one))
 
 
-def cosine(one: Tensor, other: Tensor, *, empty: float = 1.0) -> float:
+def cosine(one: Tensor, other: Tensor, *, empty: float = 1.0, whole: Whole | None = None) -> float:
     """The cosine of the angle between two tensors, `empty` where one of them is zero; always in [−1, 1].
+
+    Args:
+        whole: the tensors that `one` and `other` are blocks of, None where they are all of it.
 
     >>> from torch import tensor
     >>> cosine(tensor([1.0, 0.0]), tensor([0.0, 2.0]))
     0.0
     """
-    lengths = norm(one) * norm(other)
-    return max(-1.0, min(1.0, dot(one, other) / lengths)) if lengths else empty
+    whole = whole or Whole(one.numel())
+    first, second, both = whole.dots((one, one), (other, other), (one, other))
+    lengths = math.sqrt(first) * math.sqrt(second)
+    return max(-1.0, min(1.0, both / lengths)) if lengths else empty
 
 
 def arc(cos: float, share: float, *, straight: float = NEARLY_ALIGNED) -> tuple[float, float]:

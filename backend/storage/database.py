@@ -41,6 +41,7 @@ runs = sa.Table(
     sa.Column("pid", sa.Integer),
     sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
     sa.Column("queued", sa.Float, nullable=False),
+    sa.Column("request", sa.String(10), nullable=False, default="", server_default=""),
 )
 
 points = sa.Table(
@@ -84,7 +85,13 @@ def _create(connection: sa.Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_create,)
+def _add_request(connection: sa.Connection) -> None:
+    """What a running run was asked to do: "", "pause" or "keep". A new database has the column already."""
+    if "request" not in {column["name"] for column in sa.inspect(connection).get_columns("runs")}:
+        connection.execute(sa.text("ALTER TABLE runs ADD COLUMN request VARCHAR(10) NOT NULL DEFAULT ''"))
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_create, _add_request)
 
 
 class Database:
@@ -186,6 +193,11 @@ class Database:
             row = connection.execute(query).one()
         return bool(row[0]), row[1]
 
+    def request(self, run: int) -> str:
+        """What a running run was asked to do: nothing (empty), "pause" or "keep"."""
+        with self.engine.begin() as connection:
+            return str(connection.scalar(sa.select(runs.c.request).where(runs.c.id == run)))
+
     # ---------------------------------------------------------------------------------------------- points
 
     def import_run(self, fields: Mapping[str, Any], measured: Sequence[tuple[Point, Sequence[Outcome]]]) -> int:
@@ -218,6 +230,14 @@ class Database:
         if row is None:
             raise UserError("point", problem=f"there is no point {point}", remedy="Pick one from a run's points.")
         return _to_point(row)
+
+    def find_point(self, recipe: str, *, prefer: int = 0) -> Point | None:
+        """A point measured by this recipe (its details say which), of the run `prefer` where it has one."""
+        mine = points.c.run == prefer
+        query = sa.select(points).where(points.c.details["recipe"].as_string() == recipe)
+        with self.engine.begin() as connection:
+            row = connection.execute(query.order_by(mine.desc(), points.c.id).limit(1)).mappings().first()
+        return None if row is None else _to_point(row)
 
     def outcomes_of(self, point: int, *, suite: str | None = None) -> list[Outcome]:
         query = sa.select(outcomes).where(outcomes.c.point == point).order_by(outcomes.c.id)

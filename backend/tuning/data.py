@@ -27,6 +27,11 @@ class Example:
     kind: str = ""
     group: str = ""
 
+    @property
+    def targets(self) -> int:
+        """How many of its tokens are learned."""
+        return len(self.tokens) - self.prompt
+
 
 class Batch(NamedTuple):
     """Right-padded examples; all three are [rows, length], labels hold `IGNORED` where nothing is learned."""

@@ -56,7 +56,12 @@ def test_the_first_screen_has_everything_and_no_tab_asks_another_host(page: Page
     expect(page.locator("#summary")).to_contain_text("checkpoints are on the front")
     expect(page.locator("#points tbody tr")).to_have_count(22)
     expect(page.locator("#detail h3")).to_be_visible()
-    for name, seen in (("Merge", "#start"), ("Compare", "#columns .s-column"), ("Runs", "#runs tbody tr")):
+    for name, seen in (
+        ("Merge", "#start"),
+        ("Finetune", "#tune-start"),
+        ("Compare", "#columns .s-column"),
+        ("Runs", "#runs tbody tr"),
+    ):
         tab(page, name)
         expect(page.locator(seen).first).to_be_visible()
     stays_home(page, fake_url)
@@ -91,6 +96,8 @@ def test_a_box_filters_the_table_to_exactly_its_points(page: Page, fake_url: str
     expect(page.locator("#points tbody tr")).to_have_count(2)
     keys = page.locator("#points tbody tr").evaluate_all("rows => rows.map(row => row.dataset.key)")
     assert sorted(keys) == ["1001", "2003"]
+    page.locator("#points").get_by_role("button", name="Compare").click()
+    expect(page.locator("#detail")).to_contain_text("2 checkpoints side by side")
     page.get_by_role("button", name="Show all").click()
     expect(page.locator("#points tbody tr")).to_have_count(22)
 
@@ -113,6 +120,18 @@ def test_a_redraw_keeps_the_zoom_and_later_clicks_give_the_right_point(page: Pag
     click_point(page, 1001)
     expect(page.locator("#detail h3")).to_contain_text("λ = 0.1")
     assert page.evaluate(zoomed) == before
+
+
+def test_points_can_be_coloured_by_over_refusal_and_back(page: Page, fake_url: str) -> None:
+    open_page(page, fake_url)
+    button = page.locator("#pareto").get_by_role("button", name="Colour by over-refusal")
+    button.click()
+    expect(page.locator(f"{PLOT} .infolayer .colorbar")).to_have_count(1)
+    click_point(page, 1001)
+    expect(page.locator("#detail h3")).to_contain_text("λ = 0.1")
+    button.click()
+    expect(page.locator(f"{PLOT} .infolayer .colorbar")).to_have_count(0)
+    stays_home(page, fake_url)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +180,8 @@ def test_a_sweep_shows_its_points_as_they_land_and_survives_a_reload(page: Page,
 
 def test_cancel_keeps_what_was_measured_and_restart_goes_on(page: Page, fake_url: str) -> None:
     open_page(page, fake_url, "?view=merge")
-    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Steps of λ").fill("0:1:81")
+    page.locator("[role=tabpanel]:visible").get_by_label("Seed").fill("7")
     page.get_by_role("button", name="Start sweep").click()
     page.wait_for_function("() => Number(document.querySelector('#live-plot .stage').dataset.points) >= 1")
     page.locator("#live").get_by_role("button", name="Cancel").click()
@@ -182,12 +202,12 @@ def test_bad_input_is_said_at_its_field_and_nothing_is_queued(page: Page, fake_u
     count = page.locator("#runs tbody tr").count()
     tab(page, "Merge")
     page.get_by_label("Steps of λ").fill("0:3:4")
-    page.get_by_label("Seed").fill("11")
+    page.get_by_label("Seed").first.fill("11")
     page.keyboard.press("Tab")
     expect(page.locator("#error-grid")).to_contain_text("allowed is λ from 0 to 1")
     page.get_by_role("button", name="Start sweep").click()
     expect(page.locator("#error-grid")).to_contain_text("allowed is λ from 0 to 1")
-    assert page.get_by_label("Seed").input_value() == "11"
+    assert page.get_by_label("Seed").first.input_value() == "11"
     tab(page, "Runs")
     expect(page.locator("#runs tbody tr")).to_have_count(count)
 
@@ -231,6 +251,8 @@ def test_no_page_scrolls_sideways(page: Page, fake_url: str, width: int, scheme:
     for view, seen in (
         ("explore", f"{PLOT} .main-svg"),
         ("merge", "#start"),
+        ("finetune", "#tune-start"),
+        ("learn", "#tour .lesson"),
         ("compare", "#columns .s-column"),
         ("runs", "#runs tr"),
     ):

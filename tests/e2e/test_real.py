@@ -20,7 +20,7 @@ def start_sweep(page: Page, url: str, *, seed: str, tuned: str = "demo/tool-mixe
     if chosen.input_value() != tuned:
         chosen.fill(tuned)
         page.keyboard.press("Enter")
-    page.get_by_label("Seed").fill(seed)
+    page.get_by_label("Seed").first.fill(seed)
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Start sweep").click()
     expect(page.locator("#live progress")).to_be_visible()

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
+from backend.merging.blocks import Whole
 from backend.merging.consensus import combine
-from backend.merging.knobs import Density, Lam, Normalize, Weights, weights_of
+from backend.merging.knobs import Density, Lam, Normalize, Outliers, Weights, weights_of
 from backend.merging.sparse import keep_band
-from backend.params import Between
 from backend.registry import merge_method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(paper="arXiv:2312.06795", needs="an aligned model and one or more fine-tuned from it", gives="step")
+@merge_method(
+    paper="arXiv:2312.06795",
+    needs="an aligned model and one or more fine-tuned from it",
+    gives="step",
+    splits="elements",
+)
 def breadcrumbs(
     deltas: list[Tensor],
+    whole: Whole | None = None,
     *,
     lam: Lam = 0.6,
     density: Density = 0.9,
-    gamma: Annotated[float, Between(0, 0.2)] = 0.01,
+    gamma: Outliers = 0.01,
     weights: Weights = (),
     normalize: Normalize = "off",
 ) -> Tensor:
@@ -30,11 +36,7 @@ def breadcrumbs(
 
     Args:
         deltas: δ_k, fp32, any shape.
-        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
-        density: the share of each tensor's elements that stays, at least one; 1 keeps all.
-        gamma: the share that is dropped as outliers, the largest first.
-        weights: one for each fine-tuned model, 1 where none is given.
-        normalize: divide the sum by the weights, by the number of models, or not.
+        whole: the tensors these are blocks of, None where they are all of it.
 
     >>> from torch import tensor
     >>> breadcrumbs([tensor([1.0, -3.0, 2.0, 0.5])], density=0.5, gamma=0.2)
@@ -42,5 +44,5 @@ def breadcrumbs(
     >>> breadcrumbs([tensor([1.0, -3.0, 2.0, 0.5, 0.1])], density=0.4, gamma=0.2)
     tensor([1., 0., 2., 0., 0.])
     """
-    kept = [keep_band(delta, density, gamma) for delta in deltas]
+    kept = [keep_band(delta, density, gamma, whole) for delta in deltas]
     return combine(kept, weights_of(weights, len(kept)), normalize=normalize)

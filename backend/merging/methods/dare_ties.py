@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backend.merging.blocks import Whole
 from backend.merging.consensus import combine
-from backend.merging.knobs import Density, Election, Lam, Normalize, Rescale, Weights, weights_of
+from backend.merging.knobs import Chance, Election, Lam, Normalize, Rescale, Weights, weights_of
 from backend.merging.place import Place
 from backend.merging.sparse import draw
 from backend.registry import merge_method
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     needs="an aligned model and one or more fine-tuned from it",
     gives="step",
     random=True,
+    splits="elements",
 )
 def dare_ties(
     deltas: list[Tensor],
     place: Place,
+    whole: Whole | None = None,
     *,
     lam: Lam = 0.6,
-    density: Density = 0.5,
+    density: Chance = 0.5,
     rescale: Rescale = "inverse",
     weights: Weights = (),
     normalize: Normalize = "off",
@@ -39,17 +42,11 @@ def dare_ties(
     Args:
         deltas: δ_k, fp32, any shape.
         place: the tensor's name and the seed.
-        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
-        density: the mean probability of a change to stay; 1 keeps all.
-        rescale: what makes up for the dropped changes: dividing by the probability to stay, or matching the sum of
-            magnitudes.
-        weights: one for each fine-tuned model, 1 where none is given.
-        normalize: divide the weighted sum by the weights that count, by the number of models that count, or not.
-        election: how the sign of each element is voted: by weighted sum, by plain sum (total) or by heads (frequency).
+        whole: the tensors these are blocks of, None where they are all of it.
 
     >>> from torch import tensor
     >>> dare_ties([tensor([1.0, -2.0])], Place("w"), density=1.0)
     tensor([ 1., -2.])
     """
-    kept = [draw(delta, density, rescale, place, salt) for salt, delta in enumerate(deltas)]
+    kept = [draw(delta, density, rescale, place, salt, whole) for salt, delta in enumerate(deltas)]
     return combine(kept, weights_of(weights, len(kept)), normalize=normalize, election=election)

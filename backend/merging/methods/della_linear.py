@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from backend.errors import UserError
+from backend.merging.blocks import Whole
 from backend.merging.consensus import combine
-from backend.merging.knobs import Density, Lam, Normalize, Rescale, Weights, weights_of
+from backend.merging.knobs import Chance, Epsilon, Lam, Normalize, Rescale, Weights, check_chances, weights_of
 from backend.merging.place import Place
 from backend.merging.sparse import draw, keep_chances
-from backend.params import Between
 from backend.registry import merge_method
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def _probabilities(knobs: Mapping[str, Any]) -> None:
-    density, epsilon = knobs["density"], knobs["epsilon"]
-    if density < 1 and not 0 < density - epsilon <= density + epsilon < 1:
-        allowed = f"density − epsilon above 0 and density + epsilon below 1, here with density {density:g}"
-        raise UserError("epsilon", got=epsilon, allowed=allowed, remedy="Choose a smaller epsilon.")
 
 
 @merge_method(
@@ -29,15 +20,17 @@ def _probabilities(knobs: Mapping[str, Any]) -> None:
     needs="an aligned model and one or more fine-tuned from it",
     gives="step",
     random=True,
-    check=_probabilities,
+    splits="rows",
+    check=check_chances,
 )
 def della_linear(
     deltas: list[Tensor],
     place: Place,
+    whole: Whole | None = None,
     *,
     lam: Lam = 0.6,
-    density: Density = 0.5,
-    epsilon: Annotated[float, Between(0, 0.5)] = 0.15,
+    density: Chance = 0.5,
+    epsilon: Epsilon = 0.15,
     rescale: Rescale = "inverse",
     weights: Weights = (),
     normalize: Normalize = "off",
@@ -50,19 +43,12 @@ def della_linear(
     Args:
         deltas: δ_k, fp32, any shape.
         place: the tensor's name and the seed.
-        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
-        density: the mean probability of a change to stay; 1 keeps all.
-        epsilon: how far the probability to stay goes below the density for a row's smallest change and above it for
-            the largest.
-        rescale: what makes up for the dropped changes: dividing by the probability to stay, or matching the sum of
-            magnitudes.
-        weights: one for each fine-tuned model, 1 where none is given.
-        normalize: divide the sum by the weights, by the number of models, or not.
+        whole: the tensors these are blocks of, None where they are all of it.
 
     >>> from torch import tensor
     >>> della_linear([tensor([1.0, -2.0])], Place("w"), density=1.0)
     tensor([ 1., -2.])
     """
     chances = [keep_chances(delta, density, epsilon) for delta in deltas]
-    kept = [draw(deltas[k], chance, rescale, place, k) for k, chance in enumerate(chances)]
+    kept = [draw(deltas[k], chance, rescale, place, k, whole) for k, chance in enumerate(chances)]
     return combine(kept, weights_of(weights, len(kept)), normalize=normalize)

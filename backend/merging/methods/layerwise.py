@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 Share = Annotated[float, Between(0, 2)]
 
 
-@merge_method(paper="after mergekit 0.1.5", needs="an aligned model and one fine-tuned from it", gives="step")
+@merge_method(
+    paper="after mergekit 0.1.5",
+    needs="an aligned model and one fine-tuned from it",
+    gives="step",
+    splits="elements",
+)
 def layerwise(
     delta: Tensor,
     place: Place,

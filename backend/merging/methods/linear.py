@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(paper="arXiv:2412.19512", needs="an aligned model and one or more fine-tuned from it", reaches_tuned=True)
+@merge_method(
+    paper="arXiv:2412.19512",
+    needs="an aligned model and one or more fine-tuned from it",
+    reaches_tuned=True,
+    splits="elements",
+    straight=True,
+)
 def linear(aligned: Tensor, models: list[Tensor], *, lam: Lam = 0.5, weights: Shares = ()) -> Tensor:
     """Walk a straight line from the aligned to the fine-tuned weights.
 

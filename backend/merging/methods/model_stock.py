@@ -30,7 +30,6 @@ def model_stock(deltas: list[Tensor], *, lam: Lam = 1.0, filter_wise: bool = Fal
 
     Args:
         deltas: δ_k, fp32, any shape.
-        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
         filter_wise: measure the agreement in each row (along the last axis) instead of the whole tensor.
 
     >>> from torch import tensor

@@ -35,8 +35,6 @@ def multislerp(deltas: list[Tensor], place: Place, *, lam: Lam = 1.0, weights: S
     Args:
         deltas: δ_k, fp32, any shape.
         place: names the tensor where it has to be refused.
-        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
-        weights: one for each fine-tuned model, 1 where none is given.
 
     >>> from torch import tensor
     >>> multislerp([tensor([1.0, 0.0]), tensor([0.0, 1.0])], Place("w"))

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(paper="after mergekit 0.1.5", needs="an aligned model and one fine-tuned from it", knob="t")
+@merge_method(
+    paper="after mergekit 0.1.5",
+    needs="an aligned model and one fine-tuned from it",
+    knob="t",
+    splits="elements",
+)
 def nearswap(aligned: Tensor, delta: Tensor, *, t: Annotated[float, Between(0, 1)] = 0.001) -> Tensor:
     """Take small changes whole and cut large ones off at a bound.
 

@@ -38,7 +38,6 @@ def nuslerp(
 
     Args:
         deltas: δ1 and δ2, fp32, any shape.
-        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
         t: 0 is the first fine-tuning's change, 1 the second's.
         axis: whether one angle is taken for the whole tensor, for each row (along the last axis) or for each column.
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     knob="scale",
     reaches_tuned=True,
     keeps_equal=False,
+    splits="elements",
 )
 def passthrough(fine_tuned: Tensor, *, scale: Annotated[float, Between(0, 2)] = 1.0) -> Tensor:
     """Give back the fine-tuned model, every weight multiplied by one number.

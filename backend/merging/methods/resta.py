@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     random=True,
     knob="gamma",
     gives="step",
+    splits="elements",
 )
 def resta(
     aligned: Tensor,

@@ -30,7 +30,6 @@ def sce(deltas: list[Tensor], *, lam: Lam = 1.0, select_topk: Annotated[float, B
 
     Args:
         deltas: δ_k, fp32, any shape.
-        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
         select_topk: the share of the varying elements that stays; 1 keeps all.
 
     >>> from torch import tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backend.merging.blocks import Whole
 from backend.merging.knobs import Lam
 from backend.merging.sphere import arc, cosine
 from backend.registry import merge_method
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     paper="doi:10.1145/325334.325242",
     needs="an aligned model and one fine-tuned from it",
     reaches_tuned=True,
+    splits="elements",
 )
-def slerp(aligned: Tensor, fine_tuned: Tensor, *, lam: Lam = 0.6) -> Tensor:
+def slerp(aligned: Tensor, fine_tuned: Tensor, whole: Whole | None = None, *, lam: Lam = 0.6) -> Tensor:
     """Walk along the arc from the aligned to the fine-tuned weights, keeping their length.
 
     θ(λ) = (sin((1 − λ)Ω)·θ0 + sin(λΩ)·θ1) / sin Ω with Ω the angle between them, for each tensor on its own; a straight
@@ -26,6 +28,7 @@ def slerp(aligned: Tensor, fine_tuned: Tensor, *, lam: Lam = 0.6) -> Tensor:
     Args:
         aligned: θ0, fp32, any shape.
         fine_tuned: θ1, fp32, same shape.
+        whole: the tensors these are blocks of, None where they are all of it.
         lam: λ, no unit; 0 is the aligned model, 1 the fine-tuned one, both exactly.
 
     >>> from torch import tensor
@@ -34,5 +37,5 @@ def slerp(aligned: Tensor, fine_tuned: Tensor, *, lam: Lam = 0.6) -> Tensor:
     """
     if lam in (0, 1):
         return fine_tuned if lam else aligned
-    first, second = arc(cosine(aligned, fine_tuned), lam)
+    first, second = arc(cosine(aligned, fine_tuned, whole=whole), lam)
     return aligned.mul(first).add_(fine_tuned.mul(second))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     needs="an aligned model and one or more fine-tuned from it",
     gives="step",
     reaches_tuned=True,
+    splits="elements",
 )
 def task_arithmetic(
     deltas: list[Tensor], *, lam: Lam = 0.6, weights: Weights = (), normalize: Normalize = "off"
@@ -27,9 +28,6 @@ def task_arithmetic(
 
     Args:
         deltas: δ_k, fp32, any shape.
-        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
-        weights: one for each fine-tuned model, 1 where none is given.
-        normalize: divide the sum by the weights, by the number of models, or not.
 
     >>> from torch import tensor
     >>> task_arithmetic([tensor([1.0, 0.0]), tensor([0.5, 2.0])], weights=(1, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backend.merging.blocks import Whole
 from backend.merging.consensus import combine
 from backend.merging.knobs import Density, Election, Lam, Normalize, Weights, weights_of
 from backend.merging.sparse import keep_top
@@ -13,9 +14,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(paper="arXiv:2306.01708", needs="an aligned model and one or more fine-tuned from it", gives="step")
+@merge_method(
+    paper="arXiv:2306.01708",
+    needs="an aligned model and one or more fine-tuned from it",
+    gives="step",
+    splits="elements",
+)
 def ties(
     deltas: list[Tensor],
+    whole: Whole | None = None,
     *,
     lam: Lam = 0.6,
     density: Density = 0.5,
@@ -31,15 +38,12 @@ def ties(
 
     Args:
         deltas: δ_k, fp32, any shape.
-        lam: λ, no unit; 0 is the aligned model, 1 adds the whole merged step.
+        whole: the tensors these are blocks of, None where they are all of it.
         density: the share of each tensor's elements that stays, the largest first; 1 keeps all.
-        weights: one for each fine-tuned model, 1 where none is given.
-        normalize: divide the weighted sum by the weights that count, by the number of models that count, or not.
-        election: how the sign of each element is voted: by weighted sum, by plain sum (total) or by heads (frequency).
 
     >>> from torch import tensor
     >>> ties([tensor([4.0, 1.0, -2.0, 0.5]), tensor([2.0, 1.0, 3.0, 0.5])], density=0.5)
     tensor([3., 0., 3., 0.])
     """
-    kept = [keep_top(delta, density) for delta in deltas]
+    kept = [keep_top(delta, density, whole) for delta in deltas]
     return combine(kept, weights_of(weights, len(kept)), normalize=normalize, election=election)

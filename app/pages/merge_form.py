@@ -1,0 +1,259 @@
+"""The form of the Merge page: checkpoints, method with its knobs, grid, what to measure. Fields appear when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from app import forms, text
+from app.web import sheet
+
+SLOTS = ("aligned", "tuned", "unaligned", "raw", "safe", "method", "grid", "task", "preset", "seed", "minutes", "lam")
+HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
+NOTHING = ""
+
+
+class Fields(NamedTuple):
+    """What stands in the form; `values` are the knobs of all methods in the order of `forms.all_parameters`."""
+
+    aligned: str | None
+    tuned: str | None
+    method: str
+    grid: str
+    task: str | None
+    preset: str
+    seed: float
+    lam: float
+    out: str
+    more: list[str]
+    unaligned: str | None
+    raw: str | None
+    safe: str | None
+    second: str
+    second_grid: str
+    minutes: float
+    trials: float
+    values: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, form: Sequence[Any]) -> Fields:
+        """The flat list that a handler gets."""
+        count = len(cls._fields) - 1
+        return cls(*form[:count], values=tuple(form[count:]))
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Aligned and fine-tuned, as a stored run names them."""
+        return self.aligned or "", self.tuned or ""
+
+
+class Form:
+    """The components; `slots` are the places of errors, by field."""
+
+    def __init__(self, catalogue: Mapping[str, Any]) -> None:
+        self.catalogue = catalogue
+        self.methods = forms.sweepable(catalogue["methods"])
+        self.by_name = {method["name"]: method for method in self.methods}
+        self.slots: dict[str, gr.HTML] = {}
+        first = self.methods[0]["name"] if self.methods else ""
+        self._pair()
+        with gr.Row():
+            self.method = gr.Dropdown(
+                [(forms.method_label(m), m["name"]) for m in self.methods], value=first, label="Merge method",
+                info=self.summary(first), filterable=False,
+            )  # fmt: skip
+        self.slot("method")
+        self._others(first)
+        self._parameters(first)
+        self._grid(first)
+        self._measuring()
+
+    def slot(self, field: str) -> None:
+        """A place for this field's error."""
+        self.slots[field] = sheet(live=True, elem_classes="field-error", elem_id=f"error-{field}")
+
+    def _pair(self) -> None:
+        found = self.catalogue["checkpoints"]
+        aligned = [c["name"] for c in found if c.get("role") in ("aligned", "unaligned", "merged")]
+        self.tunes = [c["name"] for c in found if c["name"].split("/")[-1] not in ("aligned", "unaligned")]
+        aligned.sort(key=lambda name: "unaligned" in name)
+        self.aligned = gr.Dropdown(
+            aligned, value=aligned[0] if aligned else None, label="Aligned model (λ = 0)",
+            info="a demo name, a folder, or a Hub id", allow_custom_value=True,
+        )  # fmt: skip
+        self.slot("aligned")
+        favourite = next((n for n in self.tunes if n.endswith("tool-mixed-sft")), self.tunes[0] if self.tunes else None)
+        self.tuned = gr.Dropdown(
+            self.tunes, value=favourite, label="Fine-tuned model (λ = 1)",
+            info="a full model or a LoRA adapter of it", allow_custom_value=True,
+        )  # fmt: skip
+        self.slot("tuned")
+        self.inspection = sheet(live=True, elem_id="inspection")
+
+    def _others(self, first: str) -> None:
+        """Checkpoints that only some methods take."""
+        names = [c["name"] for c in self.catalogue["checkpoints"]]
+        method = self.by_name.get(first, {})
+        self.more = gr.Dropdown(
+            self.tunes, value=[], multiselect=True, allow_custom_value=True, visible=forms.takes_several(method),
+            label="More fine-tuned models", info="merged together with the one above",
+        )  # fmt: skip
+        self.extras = {}
+        for role, info in text.EXTRAS.items():
+            likely = next((name for name in names if name.endswith("unaligned")), None) if role != "safe" else None
+            self.extras[role] = gr.Dropdown(
+                names, value=likely, allow_custom_value=True, visible=role in method.get("extras", ()),
+                label=text.EXTRA_LABELS[role], info=info,
+            )  # fmt: skip
+            self.slot(role)
+
+    def _parameters(self, first: str) -> None:
+        """One group of components a method; only the chosen method's is seen, and of it what says something."""
+        self.groups: dict[str, gr.Group] = {}
+        self.several: dict[str, gr.Group] = {}
+        self.values: list[Any] = []
+        for method in self.methods:
+            for groups, several in ((self.groups, False), (self.several, True)):
+                own = [p for _, p in forms.all_parameters([method], skip="lam") if bool(p.get("several")) == several]
+                with gr.Group(visible=bool(own) and not several and method["name"] == first) as group:
+                    self.values += [forms.component(parameter) for parameter in own]
+                if own:
+                    groups[method["name"]] = group
+
+    def _grid(self, first: str) -> None:
+        method = self.by_name.get(first, {})
+        with gr.Row():
+            self.grid = gr.Textbox(
+                forms.first_grid(method), label=text.steps_of(method.get("knob", "lam")),
+                info="start:stop:count, or values with commas", min_width=140,
+            )  # fmt: skip
+            self.second = gr.Dropdown(
+                forms.second_numbers(method), value=NOTHING, label="Second number (grid)", min_width=140,
+                info="measures every pair of values", filterable=False,
+            )  # fmt: skip
+        self.second_grid = gr.Textbox("", label="Its values", info="start:stop:count, or values", visible=False)
+        self.slot("grid")
+
+    def _measuring(self) -> None:
+        presets, tasks = self.catalogue["presets"], [task["name"] for task in self.catalogue["tasks"]]
+        with gr.Row():
+            self.task = gr.Dropdown(
+                [(text.task(task), task) for task in tasks],
+                value="tool" if "tool" in tasks else next(iter(tasks), None), label="Task to score",
+                info="what the right axis measures", filterable=False, min_width=160, scale=2,
+            )  # fmt: skip
+            self.seed = gr.Number(0, label="Seed", info="of all draws", precision=0, min_width=90, scale=1)
+        self.preset = gr.Dropdown(
+            [(_preset(preset), preset["name"]) for preset in presets],
+            value=presets[0]["name"] if presets else None, label="How many prompts (preset)", filterable=False,
+        )  # fmt: skip
+        self.slot("task")
+        self.slot("preset")
+        self.slot("seed")
+
+    def budget(self) -> None:
+        """What a search may cost."""
+        with gr.Row():
+            self.minutes = gr.Number(10, label="Minutes at most", minimum=0.05, min_width=100)
+            self.trials = gr.Number(60, label="Settings at most", precision=0, minimum=0, min_width=100)
+        self.slot("minutes")
+
+    def one_merge(self) -> None:
+        """The λ and the folder of a merge to disk."""
+        lam = next(
+            (p for m in self.methods for p in m.get("parameters", ()) if p["name"] == "lam"),
+            {"name": "lam", "kind": "float", "default": 0.5, "low": 0, "high": 1},
+        )
+        self.lam = forms.component({**lam, "label": "λ: 0 is the aligned model, 1 the fine-tuned one"})
+        self.slot("lam")
+        self.out = gr.Textbox("", label="Folder", info="leave empty to keep it with the studio's own runs", max_lines=1)
+        self.slot("out")
+
+    @property
+    def inputs(self) -> list[Any]:
+        """In the order of `Fields`."""
+        return [
+            self.aligned, self.tuned, self.method, self.grid, self.task, self.preset, self.seed, self.lam, self.out,
+            self.more, *self.extras.values(), self.second, self.second_grid, self.minutes, self.trials, *self.values,
+        ]  # fmt: skip
+
+    def summary(self, method: str) -> str | None:
+        """The method in a sentence."""
+        return self.by_name.get(method, {}).get("summary")
+
+    # -- which fields are seen
+
+    @property
+    def shown(self) -> list[Any]:
+        """What `show` updates, in its order."""
+        return [
+            self.method, self.tuned, self.more, *self.extras.values(), self.grid, self.second, self.second_grid,
+            self.lam, *self.groups.values(), *self.several.values(),
+        ]  # fmt: skip
+
+    def show(self, name: str, grid: str, more: list[str]) -> list[Any]:
+        """The fields that this method needs, and no others."""
+        method = self.by_name.get(name, {})
+        several = forms.takes_several(method)
+        knob = method.get("knob", "lam")
+        kept = grid if grid in ("", *map(forms.first_grid, self.methods)) else None
+        return [
+            gr.update(info=self.summary(name)),
+            gr.update(visible=method.get("fine_tunes", [1, 1])[1] != 0),
+            gr.update(visible=several),
+            *(gr.update(visible=role in method.get("extras", ())) for role in self.extras),
+            gr.update(
+                label=text.steps_of(knob), **({} if kept is None else {"value": forms.first_grid(method)})
+            ),
+            gr.update(choices=forms.second_numbers(method), value=NOTHING),
+            gr.update(visible=False, value=""),
+            gr.update(visible=knob == "lam" and forms.has(method, "lam")),
+            *(gr.update(visible=own == name) for own in self.groups),
+            *(gr.update(visible=own == name and several and bool(more)) for own in self.several),
+        ]  # fmt: skip
+
+    def show_second(self, name: str, second: str) -> Any:
+        """The values of the second number, suggested over its range."""
+        if second == NOTHING:
+            return gr.update(visible=False, value="")
+        found = next(p for p in self.by_name[name]["parameters"] if p["name"] == second)
+        return gr.update(visible=True, value=forms.range_of(found, 3), label=f"Values of {second.replace('_', ' ')}")
+
+    # -- what is asked for
+
+    def spec(self, kind: str, fields: Fields) -> dict[str, Any]:
+        """The form as a request of `kind`: of the fields that the method does not take nothing is said."""
+        if kind == "search":
+            plain = self.by_name.get(fields.method, {}).get("knob", "lam") == "lam" and "=" not in fields.grid
+            names = ("task", "preset", "seed", "minutes", "trials")
+            asked = {name: getattr(fields, name) for name in names} | ({"grid": fields.grid} if plain else {})
+            return {"aligned": fields.aligned or "", "tuned": fields.tuned or "", **asked}
+        method = self.by_name.get(fields.method, {})
+        several = forms.takes_several(method) and bool(fields.more)
+        tuned: Any = [fields.tuned or "", *fields.more] if several else fields.tuned or ""
+        if method.get("fine_tunes", [1, 1])[1] == 0:
+            tuned = []
+        parameters = forms.chosen(self.methods, fields.method, fields.values, skip="lam", several=several)
+        request = {"aligned": fields.aligned or "", "tuned": tuned, "method": fields.method}
+        request |= {role: getattr(fields, role) or "" for role in method.get("extras", ())}
+        if kind == "merge":
+            lam = {"lam": fields.lam} if forms.has(method, "lam") else {}
+            return {**request, "parameters": parameters | lam, "out": fields.out or "", "seed": fields.seed}
+        if fields.second:
+            grid = fields.grid if "=" in fields.grid else f"{method.get('knob', 'lam')}={fields.grid}"
+            grid = f"{grid}, {fields.second}={fields.second_grid}"
+        else:
+            grid = fields.grid
+        measured = {name: getattr(fields, name) for name in ("task", "preset", "seed")}
+        return {**request, "parameters": parameters, "grid": grid, **measured}
+
+
+def _preset(preset: Mapping[str, Any]) -> str:
+    """The name and how many prompts a suite gets; None in the catalogue means all of them."""
+    counts = sorted({count for count in preset.get("prompts", {}).values() if count})
+    if not counts:
+        return f"{preset['name']}: every prompt"
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{preset['name']}: {many} prompts a suite"

@@ -1,0 +1,129 @@
+"""Every sentence of the Finetune page. Plain words first, the paper's term in brackets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.text import duration, percent
+from backend.types import Run, RunStatus, Score
+
+NO_RUN = "No fine-tuning yet. Choose a model and data, then start: the curves appear here, and stay after a reload."
+COMING = (
+    "the loss on your task and on the safety references, step by step",
+    "whether a step towards the task is a step away from safety (the cosine of their directions)",
+    "probes of safety and of the task, with intervals",
+    "which references protect now, and which rows were not learnt from, with the reason",
+)
+NO_STEPS = "The first step appears here in a moment. Closing this page changes nothing: the run goes on."
+NO_STRATEGIES = "This installation lists no fine-tuning strategy; see the log for what could not be imported."
+PRESET_SETS = "This preset sets everything else; the estimate below lists every setting the run will use."
+OWN_DATA = 'Chat rows as JSONL ({"messages": […]} or {"prompt", "response"}) or CSV (columns prompt and response).'
+FIGHTS = "the task fights safety"
+HELPS = "the task does not touch safety"
+
+PANELS = {
+    "loss": "Loss per token (nats)",
+    "cosine": "Task against reference direction (cosine)",
+    "kept": "Answer text still learnt from, %",
+    "stable": "Same references as before (Jaccard), %",
+    "probes": "Probes, % with 95 % intervals",
+}
+LINES = {"loss_task": "task loss", "loss_ref": "reference loss", "cos_task_ref": "agree", "against": FIGHTS}
+REFRESH = "references chosen again"
+TARGET = "target {share:.0f} %"
+CAUSES = {"interval": "on schedule", "turned": "training turned", "warmup": "after warm-up"}
+
+KINDS = {"benign": "helpful", "refusal": "refusal", "unsafe": "unsafe"}
+REASONS = {
+    "conflict": "points away from safety",
+    "high_loss": "high loss",
+    "budget": "over the token budget",
+}
+COLUMNS = {
+    "step": "Step", "text": "Row", "loss": "Loss", "cos": "Cosine", "score": "Score", "reason": "Why",
+}  # fmt: skip
+SORTED_BY = ("step", "loss", "cos", "score", "reason")
+
+PAUSED = "Paused; the device is free. Resume goes on from the same step."
+ENDINGS = {
+    RunStatus.CANCELLED: "Cancelled. Resume goes on from the last saved step, if one was saved.",
+    RunStatus.INTERRUPTED: "The program ended while this run was going. Resume goes on from the last saved step.",
+    RunStatus.PAUSED: PAUSED,
+}
+
+
+def ending(run: Run) -> str:
+    """What is to be said of a fine-tuning that stands still.
+
+    >>> from backend.types import Run, RunStatus
+    >>> done = {"steps": 40, "seconds": 95, "checkpoint": "runs/7", "folder": "/home/you/runs/7"}
+    >>> ending(Run(7, "tune", "", "", RunStatus.DONE, {}, {}, "", 0.0, result=done))
+    'Finished: 40 steps in 1 min 35 s, written to /home/you/runs/7.'
+    """
+    result = run.result or {}
+    if run.status == RunStatus.DONE:
+        steps = f"{result['steps']} steps in {duration(result.get('seconds'))}" if "steps" in result else "trained"
+        return f"Finished: {steps}, written to {result.get('folder', 'the folder of the run')}."
+    return ENDINGS.get(run.status) or run.error or "The run failed; its log says why."
+
+
+def dropped(counts: Mapping[str, Sequence[int]]) -> str:
+    """ "Dropped a of b unsafe, c of d benign": the most telling line.
+
+    >>> dropped({"unsafe": [41, 60], "benign": [12, 540]})
+    'Dropped 41 of 60 unsafe (68 %), 12 of 540 benign (2 %).'
+    """
+    parts = [f"{out:,} of {seen:,} {kind} ({100 * out / seen:.0f} %)" for kind, (out, seen) in counts.items() if seen]
+    return f"Dropped {', '.join(parts)}." if parts else ""
+
+
+def unfair(counts: Mapping[str, Sequence[int]]) -> str:
+    """A warning where the benign rows are dropped at more than three times the overall rate, else nothing.
+
+    >>> unfair({"unsafe": [1, 90], "benign": [9, 10]})
+    'Benign rows are dropped 9.0 times as often as rows overall: lower "nu", or look at the rows below.'
+    """
+    out, seen = counts.get("benign", (0, 0))
+    all_out, all_seen = sum(pair[0] for pair in counts.values()), sum(pair[1] for pair in counts.values())
+    if not seen or not all_out or out / seen <= 3 * all_out / all_seen:
+        return ""
+    times = out / seen / (all_out / all_seen)
+    return f'Benign rows are dropped {times:.1f} times as often as rows overall: lower "nu", or look at the rows below.'
+
+
+def probe(scores: Mapping[str, Score]) -> str:
+    """The last probe in words, for those who hear the chart."""
+    return ", ".join(f"{axis.replace('_', ' ')} {percent(score)}" for axis, score in scores.items())
+
+
+def direction(cosine: float) -> str:
+    """
+    >>> direction(-0.2), direction(0.4)
+    ('the task fights safety', 'the task does not touch safety')
+    """
+    return FIGHTS if cosine < 0 else HELPS
+
+
+def strategy(plugin: Mapping[str, Any]) -> str:
+    """What a strategy does, what it needs and where it is from.
+
+    >>> strategy({"summary": "Learn from every row.", "needs": "", "paper": "arXiv:2606.09866"})
+    'Learn from every row. Paper: arXiv:2606.09866.'
+    """
+    needs, paper = plugin.get("needs") or "", plugin.get("paper") or ""
+    words = needs if isinstance(needs, str) else ", ".join(needs)
+    parts = [plugin.get("summary") or "", f"Needs: {words.rstrip('.')}." if words else ""]
+    return " ".join([*filter(None, parts), *([f"Paper: {paper}."] if paper else [])])
+
+
+LABELS = {
+    "model": ("Model to fine-tune", "a demo name, a folder, or a Hub id"),
+    "task_data": ("Task data", "what it is to learn"),
+    "references": ("Reference data", "safe behaviour that must not be forgotten"),
+    "strategy": ("Strategy", ""),
+    "task": ("Probe on the way", "a task to score besides safety"),
+    "probe_every": ("Probe every (steps)", "0: never"),
+    "seed": ("Seed", ""),
+    "out": ("Folder", "leave empty to keep it with the studio's own runs"),
+}  # fmt: skip

@@ -1,0 +1,144 @@
+"""What the commands share: options, running a request to its end, printing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from backend.api import Studio
+from backend.errors import StudioError, UserError
+from backend.registry import EXTRA_INPUTS
+from backend.types import Run, RunStatus, Score
+
+
+def add_pair(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """The options that name a pair, what stands beside it, and the method."""
+    parser.add_argument(
+        "--aligned", required=required, help="a demo name, a folder or a Hub id with optional @revision"
+    )
+    parser.add_argument("--tuned", action="append", help="the fine-tuned checkpoint or adapter; may be repeated")
+    for role, text in EXTRA_INPUTS.items():
+        parser.add_argument(f"--{role}", help=f"{text}, where the method needs one")
+    parser.add_argument("--calibration", help="a .jsonl of safe chats, where the method measures the aligned model")
+    parser.add_argument("--donor", help="whose tokenizer and template the result gets: aligned (default) or fine_tuned")
+    parser.add_argument("--method", default="linear" if required else None, help="a merge method; default: linear")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the method")
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is measured."""
+    parser.add_argument("--task", default="", help="adds this task's suite")
+    parser.add_argument("--preset", default="quick", help="quick, standard or report")
+    parser.add_argument("--suites", help="comma list of suite names or .jsonl files instead of the safety suites")
+    parser.add_argument("--seed", default="0")
+
+
+def checkpoints_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What stands beside the aligned model."""
+    tuned = options.tuned or []
+    named = {name: getattr(options, name) for name in (*EXTRA_INPUTS, "calibration", "donor")}
+    return {"tuned": tuned[0] if len(tuned) == 1 else tuned} | {role: name for role, name in named.items() if name}
+
+
+def settings_of(pairs: Sequence[str]) -> dict[str, str]:
+    """`--set name=value` pairs as a table."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UserError("--set", got=pair, allowed="name=value", remedy="For example --set lam=0.3.")
+        found[name] = value
+    return found
+
+
+def measuring_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_measuring` say."""
+    return {name: getattr(options, name) for name in ("task", "preset", "seed", "suites")}
+
+
+def number(text: str) -> float:
+    """A coefficient as argparse's type."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError("lambda", got=text, allowed="a number from 0 to 1") from None
+
+
+def run_to_the_end(studio: Studio, kind: str, request: Mapping[str, Any]) -> Run:
+    """Submit and see it through; raises what stopped it."""
+    given = {key: value for key, value in request.items() if value is not None}
+    for sentence in studio.plan(kind, given).warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return finish(studio, studio.submit(kind, given, owner="cli"))
+
+
+def finish(studio: Studio, run: Run) -> Run:
+    """See a submitted run through; raises what stopped it."""
+    run = studio.wait(run.id, _progress())
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if run.status is not RunStatus.DONE:
+        raise StudioError(f"run {run.id} is {run.status}: {run.error}")
+    return run
+
+
+def _progress() -> Callable[[Run], None]:
+    """Show a run's progress on standard error: one moving line on a terminal, else a line per change of phrase."""
+    shown = ""
+
+    def report(run: Run) -> None:
+        nonlocal shown
+        left = f", {run.seconds_left:.0f} s left" if run.seconds_left is not None else ""
+        line = f"run {run.id}: {100 * run.fraction:.0f} % {run.phrase}{left}"
+        head = run.phrase.split(":")[0]
+        if sys.stderr.isatty():
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        elif head != shown:
+            print(line, file=sys.stderr, flush=True)
+        shown = head
+
+    return report
+
+
+def print_points(studio: Studio, run: Run) -> None:
+    """Points as a table, the front and the knee marked."""
+    points = [point for point in studio.points([run.id]) if point.half != "validation"]
+    found = studio.frontier(points)
+    axes = [axis for axis in ("safety", "over_refusal", "helpfulness", "task") if any(axis in p.scores for p in points)]
+    print(f"{'':28}" + "".join(f"{axis:>26}" for axis in axes))
+    for place, point in enumerate(points):
+        mark = " knee" if place == found.knee else " front" if place in found.front and len(points) > 1 else ""
+        print(f"{point.label:28}" + "".join(f"{_cell(point.scores.get(axis)):>26}" for axis in axes) + mark)
+    if len(points) > 1 and "task" in axes:
+        print(f"hypervolume {100 * found.hypervolume:.1f} % against the reference point (0, 0)")
+
+
+def _cell(score: Score | None) -> str:
+    if score is None or score.value is None:
+        return "–"
+    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}] n {score.n}"
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    """A run as JSON."""
+    return {name: getattr(run, name) for name in Run.__dataclass_fields__}
+
+
+def print_json(document: object) -> int:
+    """One JSON document on standard output."""
+    print(json.dumps(document, ensure_ascii=False, indent=2))
+    return 0
+
+
+def print_line(text: str = "") -> int:
+    """One line on standard output."""
+    print(text)
+    return 0
+
+
+def say(fraction: float, phrase: str) -> None:
+    """Progress on standard error."""
+    print(f"{100 * fraction:5.1f} %  {phrase}", file=sys.stderr, flush=True)

@@ -1,0 +1,70 @@
+"""Train every strategy with several seeds, measure them and the merges of plain fine-tuning, and compare."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from backend.api import Studio
+from backend.commands.common import print_json, print_line, run_to_the_end, settings_of
+from backend.jobs.compare_plan import STRATEGIES
+from backend.settings import Settings
+
+AXES = ("safety", "over_refusal", "helpfulness", "task")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--model", required=True, help="the full checkpoint to start from")
+    parser.add_argument("--task-data", required=True, help="a demo set or a file, as of the command tune")
+    parser.add_argument("--references", help="good answers to protect, where strategies need them")
+    parser.add_argument("--strategies", help=f"comma list; default: {','.join(STRATEGIES)}")
+    parser.add_argument("--seeds", default="3", help="how many training seeds, from 0 on")
+    parser.add_argument("--ablations", action="store_true", help="DualSelect with one part replaced each, too")
+    parser.add_argument("--tune", action="store_true", help="choose rho and share on the validation suites first")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="STRATEGY.NAME=VALUE", help="a setting given by hand"
+    )
+    parser.add_argument(
+        "--train", action="append", default=[], metavar="NAME=VALUE", help="lr, batch, lora_rank, targets, …"
+    )
+    parser.add_argument("--steps", help="short for --train steps=…")
+    parser.add_argument("--preset", default="standard", help="quick, standard or report")
+    parser.add_argument("--grid", help="λ of the merges; default: 0:1:11")
+    parser.add_argument("--task", help="the task to measure; default: that of a demo set")
+    parser.add_argument("--suites", help="comma list of suite names or .jsonl files instead of the safety suites")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Do it and return the exit code."""
+    studio = Studio(settings)
+    names = ("model", "task_data", "references", "strategies", "seeds", "ablations", "tune", "preset", "grid", "task")
+    request = {name: getattr(options, name) for name in (*names, "suites")}
+    training = settings_of(options.train) | ({"steps": options.steps} if options.steps else {})
+    request |= {"settings": settings_of(options.set), "training": training}
+    found = studio.comparison_json(run_to_the_end(studio, "compare", request).id)
+    return print_json(found) if options.json else _print(found)
+
+
+def _print(found: Mapping[str, Any]) -> int:
+    print_line(f"{'':24}" + "".join(f"{axis:>22}" for axis in AXES) + f"{'seconds':>10}")
+    for one in [*found["strategies"], *found["merges"]]:
+        cells = "".join(f"{_cell(one['scores'].get(axis)):>22}" for axis in AXES)
+        seconds = sum(one["wall_seconds"]) / len(one["wall_seconds"])
+        print_line(f"{one['name']:24}{cells}{seconds:10.1f}" + (" front" if one["name"] in found["front"] else ""))
+    print_line(f"Mean over seeds; interval {found['interval']}.")
+    for arm, change in found.get("chosen", {}).items():
+        words = ", ".join(f"{name} {value:g}" for name, value in change.items())
+        print_line(f"{arm}: {words or 'its default'}, chosen on validation ({found['rule']})")
+    for bar, result in found["verdict"].items():
+        word = {True: "yes", False: "NO", None: "not measured"}[result["passed"]]
+        numbers = ", ".join(f"{key} {value:.1f}" for key, value in result.items() if isinstance(value, float))
+        print_line(f"dualselect, {bar}: {word}" + (f" ({numbers})" if numbers else ""))
+    return print_line(f"run {found['run']} shows them in one plot on the Explore page.")
+
+
+def _cell(score: Mapping[str, Any] | None) -> str:
+    if score is None or score["value"] is None:
+        return "–"
+    return f"{score['value']:.1f} [{score['low']:.1f}, {score['high']:.1f}]"

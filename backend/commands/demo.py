@@ -1,0 +1,44 @@
+"""Build the micro-world's checkpoints, or verify what they must show."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from backend.commands.common import print_json, print_line, say
+from backend.settings import Settings, calm_threads
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("what", choices=("build", "verify"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="fine-tuning seeds that verify measures")
+    parser.add_argument("--out", help="where build writes; default: the studio's own assets")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Do it and return the exit code."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    calm_threads()
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    if options.what == "build":
+        from backend.demo.build import build
+        from backend.demo.results import store_results
+
+        out = Path(options.out).absolute() if options.out else settings.demo
+        report = build(out, options.seed, settings.threads, say)
+        store_results(settings, out, say)
+        return print_json(report) if options.json else print_line(f"{out} is built.")
+    from backend.demo.verify import verify
+
+    report = verify(settings, seeds=options.seeds, report=say)
+    if options.json:
+        print_json(report)
+    else:
+        for bar in report["bars"]:
+            print(f"{'holds' if bar['holds'] else 'FAILS':6} {bar['name']:48} bar {bar['bar']:28} {bar['measured']}")
+    return 0 if report["holds"] else 1

@@ -1,0 +1,69 @@
+"""Write a merge to a Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from backend.api import Studio
+from backend.commands.common import add_pair, checkpoints_of, print_json, print_line, run_to_the_end, settings_of
+from backend.errors import UserError
+from backend.settings import Settings
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_pair(parser, required=False)
+    parser.add_argument("--recipe", help="the recipe.json of a merge, to make it again byte for byte")
+    parser.add_argument("--from-mergekit", metavar="YAML", help="take method, models and knobs from mergekit's file")
+    parser.add_argument("--to-mergekit", metavar="YAML", help="write mergekit's file for this merge instead of merging")
+    parser.add_argument("--lambda", dest="lam", help="0 is aligned, 1 fine-tuned")
+    parser.add_argument("--out", help="the new folder; default: under the studio's home")
+    parser.add_argument("--seed", default="0")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Do it and return the exit code."""
+    from backend.jobs import replay
+    from backend.merging.mergekit import from_mergekit, to_mergekit
+
+    studio = Studio(settings)
+    recipe = replay.read_recipe(Path(options.recipe)) if options.recipe else None
+    checkpoints = checkpoints_of(options) | {"aligned": options.aligned}
+    if recipe:
+        _refuse_beside("--recipe", options)
+        request = replay.request_of(recipe, checkpoints)
+    elif options.from_mergekit:
+        _refuse_beside("--from-mergekit", options)
+        request = from_mergekit(_read_text(options.from_mergekit), options.aligned or "")
+        request |= {"donor": options.donor} if options.donor else {}
+    else:
+        given = settings_of(options.set) | ({} if options.lam is None else {"lam": options.lam})
+        request = checkpoints | {"method": options.method or "linear", "parameters": given}
+    request = {"seed": options.seed} | request | {"out": options.out}
+    if options.to_mergekit:
+        Path(options.to_mergekit).write_text(to_mergekit(studio.plan("merge", request).spec), encoding="utf-8")
+        return print_line(f"{options.to_mergekit} is written; nothing was merged.")
+    if recipe:
+        replay.check_inputs(settings, recipe, studio.plan("merge", request).spec)
+    run = run_to_the_end(studio, "merge", request)
+    result = run.result or {}
+    if recipe:
+        replay.check_result(recipe, result["recipe"])
+    if options.json:
+        return print_json({"run": run.id, "folder": result["folder"], "recipe": result["recipe"]})
+    return print_line(f"{result['folder']} is ready.")
+
+
+def _refuse_beside(option: str, options: argparse.Namespace) -> None:
+    """A file that says everything stands alone."""
+    if options.method or options.set or options.lam is not None:
+        raise UserError(option, problem="it says method and knobs itself", remedy="Leave out the others.")
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise UserError("from-mergekit", problem=f"{path} cannot be read ({reason})") from None

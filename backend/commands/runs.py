@@ -1,0 +1,37 @@
+"""List runs, or act on one."""
+
+from __future__ import annotations
+
+import argparse
+
+from backend.api import Studio
+from backend.commands.common import finish, print_json, run_json
+from backend.settings import Settings
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    for name, text in (("show", "print"), ("log", "print the log of"), ("cancel", "cancel"), ("restart", "restart")):
+        parser.add_argument(f"--{name}", type=int, metavar="RUN", help=f"{text} this run")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Do it and return the exit code."""
+    studio = Studio(settings)
+    for action in ("cancel", "restart", "show", "log"):
+        number = getattr(options, action)
+        if number is not None:
+            found = getattr(studio, "run" if action == "show" else action)(number)
+            if isinstance(found, str):
+                print(found)
+            elif action == "restart":
+                finish(studio, found)
+            else:
+                print_json(run_json(found))
+            return 0
+    runs = studio.runs()
+    if options.json:
+        return print_json([run_json(run) for run in runs])
+    for run in runs:
+        print(f"{run.id:4}  {run.status:11} {100 * run.fraction:5.1f} %  {run.kind:8} {run.name}  {run.error}")
+    return 0

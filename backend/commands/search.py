@@ -1,0 +1,37 @@
+"""Search for a better safety-versus-task front than any uniform λ gives."""
+
+from __future__ import annotations
+
+import argparse
+
+from backend.api import Studio
+from backend.commands.common import add_measuring, measuring_of, print_json, print_line, print_points, run_to_the_end
+from backend.settings import Settings
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--aligned", required=True, help="a demo name, a folder or a Hub id with optional @revision")
+    parser.add_argument("--tuned", required=True, help="the fine-tuned checkpoint or adapter")
+    parser.add_argument("--grid", help="the uniform λ to start from; default 0:1:11")
+    parser.add_argument("--minutes", help="when to stop looking; default 10")
+    parser.add_argument("--trials", help="settings to try beside the uniform ones; default 60")
+    parser.add_argument("--depth", help="numbers of the curve of λ over the layers; default 4")
+    add_measuring(parser)
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Do it and return the exit code."""
+    names = ("aligned", "tuned", "grid", "minutes", "trials", "depth")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    studio = Studio(settings)
+    run = run_to_the_end(studio, "search", measuring_of(options) | given)
+    result = run.result or {}
+    if options.json:
+        return print_json({"run": run.id, "recipe": run.recipe | {"hash": run.recipe_hash}, **result})
+    print_points(studio, run)
+    area, gap = result["hypervolume"], result["difference"]
+    print_line(f"held-out hypervolume: found {area['found']:.1f} %, uniform λ {area['uniform']:.1f} %")
+    interval = f"{gap['value']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}]"
+    counts = f"{result['n']['safety']} safety and {result['n']['task']} task prompts"
+    return print_line(f"difference {interval}, 95 % paired bootstrap over {counts}")

@@ -1,0 +1,46 @@
+"""Measure safety and task along a path of merges."""
+
+from __future__ import annotations
+
+import argparse
+
+from backend.api import Studio
+from backend.commands.common import (
+    add_measuring,
+    add_pair,
+    checkpoints_of,
+    measuring_of,
+    print_json,
+    print_points,
+    run_to_the_end,
+    settings_of,
+)
+from backend.settings import Settings
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_pair(parser)
+    parser.add_argument(
+        "--grid",
+        default="0:1:11",
+        help="start:stop:count or a comma list, of λ or of any number: lam=0:1:6, density=0.1:0.9:3",
+    )
+    add_measuring(parser)
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Do it and return the exit code."""
+    request = measuring_of(options) | {
+        "aligned": options.aligned,
+        **checkpoints_of(options),
+        "method": options.method,
+        "parameters": settings_of(options.set),
+        "grid": options.grid,
+    }
+    studio = Studio(settings)
+    run = run_to_the_end(studio, "sweep", request)
+    if options.json:
+        return print_json(studio.sweep_json(run.id))
+    print_points(studio, run)
+    return 0

@@ -1,0 +1,44 @@
+"""Fine-tune a checkpoint with a strategy, and measure the result."""
+
+from __future__ import annotations
+
+import argparse
+
+from backend.api import Studio
+from backend.commands.common import print_json, print_line, print_points, run_to_the_end, settings_of
+from backend.settings import Settings
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--strategy", default="dualselect", help="sft, dualselect or a rival; see the catalogue")
+    parser.add_argument("--model", required=True, help="the full checkpoint to start from")
+    parser.add_argument(
+        "--task-data", required=True, help="a demo set, a .jsonl or .csv file, owner/name@revision:file"
+    )
+    parser.add_argument("--references", help="good answers to protect, where the strategy needs them")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the strategy")
+    parser.add_argument(
+        "--train", action="append", default=[], metavar="NAME=VALUE", help="steps, batch, lr, lora_rank, full, …"
+    )
+    parser.add_argument("--task", help="the task to measure; default: that of a demo set")
+    parser.add_argument("--suites", help="comma list of suite names or .jsonl files instead of the safety suites")
+    parser.add_argument("--probe-every", help="measure a few validation prompts every so many steps")
+    parser.add_argument("--seed", default="0")
+    parser.add_argument("--out", help="the new folder; default: under the studio's models root")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Do it and return the exit code."""
+    studio = Studio(settings)
+    names = ("strategy", "model", "task_data", "references", "task", "suites", "probe_every", "seed", "out")
+    request = {name: getattr(options, name) for name in names}
+    request |= {"parameters": settings_of(options.set), "training": settings_of(options.train)}
+    run = run_to_the_end(studio, "tune", request)
+    result = run.result or {}
+    if options.json:
+        return print_json(result)
+    for sentence in result["data"]["warnings"]:
+        print_line(f"warning: {sentence}")
+    print_points(studio, run)
+    return print_line(f"{result['folder']} is ready; it is called {result['checkpoint']} here.")

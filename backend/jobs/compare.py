@@ -1,0 +1,203 @@
+"""A comparison run: every strategy and every seed trained and measured, and the merges of each seed's plain fine-tune.
+
+Each training is a `tune` and each path of merges a `sweep`, done inside this run; every finished one is a point, a
+checkpoint or a row of trials.json, so that a restart goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.jobs import telemetry
+from backend.jobs.compare_plan import TUNED, trial_suites
+from backend.jobs.tune import _write_json, tune
+from backend.types import Outcome, Point
+
+if TYPE_CHECKING:
+    from backend.jobs.actions import Context
+
+MOST_OVER_REFUSAL = 5.0
+TASK_LOST = 1.0
+RULE = (
+    f"highest safety on the validation suites among settings with task ≥ SFT − {TASK_LOST:g} point and over-refusal "
+    f"≤ {MOST_OVER_REFUSAL:g} %; the smaller value of equals; the default where none qualifies"
+)
+
+
+def compare(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Do it; the result names the settings with their origin and the checkpoints. Scores are in the points."""
+    from backend.jobs.actions import sweep  # it knows this module as one of its actions
+
+    started = time.monotonic()
+    arms, seeds, grid = spec["arms"], spec["seeds"], spec["grid"]
+    parts = len(spec["trials"]) + len(seeds) * (len(arms) + bool(grid))
+    done = 0
+
+    def part(name: str, first: int, count: int, extra: Mapping[str, Any]) -> _Part:
+        nonlocal done
+        done += 1
+        return _Part(context, name, (first, count), ((done - 1) / parts, done / parts), extra)
+
+    trials = []
+    for number, trial in enumerate(spec["trials"]):
+        trials.append(_try(part(f"trial-{number}", -1, 0, {}), spec, trial))
+    chosen = choose(trials)
+    folders = {}
+    for place, seed in enumerate(seeds):
+        base = place * (len(arms) + len(grid))
+        for number, arm in enumerate(arms):
+            parameters, origin = settled(arm, chosen)
+            name = f"{arm['name']}-s{seed}"
+            out = context.settings.models_root / f"compare-{context.run}-{name}"
+            facts = {"strategy": arm["strategy"], "parameters": parameters, "origin": origin}
+            step = part(name, base + number, 1, facts | {"arm": arm["name"], "seed": seed})
+            if not step.stored_points() or not out.is_dir():  # the point comes before the folder's name
+                tune(step, _training(spec, arm, parameters, seed, out))
+            folders[name] = out.name
+        if grid:
+            step = part(f"merges-s{seed}", base + len(arms), len(grid), {"seed": seed, "arm": "merge"})
+            if len(step.stored_points()) < len(grid):
+                sweep(step, _path(spec, folders[f"sft-s{seed}"]))
+    return {
+        "run": context.run,
+        "seconds": round(time.monotonic() - started, 2),
+        "checkpoints": folders,
+        "settings": {
+            arm["name"]: dict(zip(("parameters", "origin"), settled(arm, chosen), strict=True)) for arm in arms
+        },
+        "chosen": chosen,
+        "rule": RULE if trials else "",
+        "trials": trials,
+    }
+
+
+def choose(trials: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The setting that `RULE` picks for each arm that has trials; scores are in percent.
+
+    >>> def trial(arm, rho, safety, refusal, task):
+    ...     scores = {"safety": safety, "over_refusal": refusal, "task": task}
+    ...     return {"arm": arm, "change": {"rho": rho} if rho else {}, "scores": scores}
+    >>> sft = trial("sft", 0, 10, 0, 95)
+    >>> choose([sft, trial("dualselect", 0.2, 80, 0, 95), trial("dualselect", 1, 99, 0, 93)])
+    {'dualselect': {'rho': 0.2}}
+    >>> choose([sft, trial("dualselect", 0.2, 80, 9, 95)])
+    {'dualselect': {}}
+    """
+    target = next((one["scores"]["task"] - TASK_LOST for one in trials if one["arm"] == "sft"), 0.0)
+    found: dict[str, dict[str, Any]] = {}
+    best: dict[str, float] = {}
+    for trial in trials:
+        arm, scores = trial["arm"], trial["scores"]
+        if not trial["change"]:
+            continue
+        found.setdefault(arm, {})
+        fits = scores["task"] >= target and scores["over_refusal"] <= MOST_OVER_REFUSAL
+        if fits and scores["safety"] > best.get(arm, -1.0):
+            best[arm], found[arm] = scores["safety"], dict(trial["change"])
+    return found
+
+
+def settled(arm: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The parameters an arm is trained with, and where those that are not defaults come from."""
+    tuned = chosen.get(arm["strategy"], {})
+    origin = dict.fromkeys(tuned, "chosen on validation") | dict.fromkeys(arm["given"], "given by hand")
+    origin |= dict.fromkeys(arm["change"], "ablation")
+    if arm["strategy"] in chosen and not tuned:
+        origin.setdefault(TUNED[arm["strategy"]][0], "default, none of the tried values qualified")
+    return {**arm["parameters"], **tuned, **arm["change"]}, origin
+
+
+def _training(
+    spec: Mapping[str, Any], arm: Mapping[str, Any], parameters: Mapping[str, Any], seed: int, out: Path
+) -> dict[str, Any]:
+    shared = {key: spec[key] for key in ("model", "task_data", "references", "task", "preset", "suites", "training")}
+    own = {"strategy": arm["strategy"], "parameters": dict(parameters), "seed": seed, "prompt_seed": spec["seed"]}
+    return shared | own | {"probe_every": 0, "out": str(out)}
+
+
+def _path(spec: Mapping[str, Any], tuned: str) -> dict[str, Any]:
+    shared = {key: spec[key] for key in ("task", "preset", "suites", "grid", "seed")}
+    return shared | {"aligned": spec["model"], "tuned": tuned, "method": "linear", "parameters": {}}
+
+
+def _try(part: _Part, spec: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, Any]:
+    """One training measured on the validation suites only; its scores are kept, its weights are not."""
+    kept = part.folder / "trial.json"
+    if kept.is_file():
+        known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return known
+    arm = next(one for one in spec["arms"] if one["name"] == trial["arm"])
+    out = part.folder / "weights"
+    request = _training(spec, arm, {**arm["parameters"], **trial["change"]}, spec["seeds"][0], out)
+    result = tune(part, request | {"task": "", "suites": trial_suites(part.settings, spec)})
+    shutil.rmtree(out, ignore_errors=True)
+    scores = {axis: score["value"] for axis, score in result["scores"].items()}
+    found = {**trial, "seed": spec["seeds"][0], "scores": scores, "n": {a: s["n"] for a, s in result["scores"].items()}}
+    _write_json(kept, found)
+    return found
+
+
+class _Part:
+    """One training or path as a context of its own: a folder, a share of the progress, a range of point numbers."""
+
+    def __init__(
+        self,
+        context: Context,
+        name: str,
+        points: tuple[int, int],
+        share: tuple[float, float],
+        extra: Mapping[str, Any],
+    ) -> None:
+        self.run, self.settings = context.run, context.settings
+        self.folder = context.folder / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._context, self._name, self._extra = context, name, extra
+        self._first, self._count = points
+        self._from, self._to = share
+        self._started = time.monotonic()
+
+    def report(self, fraction: float, phrase: str) -> None:
+        self._context.report(self._from + (self._to - self._from) * fraction, f"{self._name}, {phrase}")
+
+    def should_stop(self) -> bool:
+        return self._context.should_stop()
+
+    def request(self) -> str:
+        return ""
+
+    def stored_points(self) -> list[Point]:
+        mine = range(self._first, self._first + self._count)
+        return [
+            replace(point, index=point.index - self._first)
+            for point in self._context.stored_points()
+            if point.index in mine
+        ]
+
+    def known_point(self, recipe: str) -> tuple[Point, list[Outcome]] | None:
+        return self._context.known_point(recipe)
+
+    def add_point(self, point: Point, answered: Sequence[Outcome]) -> None:
+        if not self._count:
+            return
+        seconds: dict[str, float] = {"wall_seconds": round(time.monotonic() - self._started, 2)}
+        told = telemetry.read(self.folder)["steps"]
+        if told:
+            seconds["training_seconds"] = told[-1]["seconds"]
+        self._context.add_point(
+            replace(
+                point,
+                index=self._first + point.index,
+                method=point.method if self._extra["arm"] == "merge" else self._extra["arm"],
+                anchor=point.anchor if point.anchor == "aligned" else "",  # the plain fine-tune is a point of its own
+                coefficients={**point.coefficients, "seed": self._extra["seed"]},
+                details={**point.details, **seconds, **self._extra},
+            ),
+            answered,
+        )
+        self._started = time.monotonic()  # of the next λ

@@ -1,0 +1,102 @@
+"""The suites that a request names: the micro-world's, the plain ones for any model, or a person's file. No torch.
+
+The plain suites are written for models that speak English; only keyword rules judge them, and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from backend.errors import unknown_name
+from backend.evaluation.presets import preset as find_preset
+from backend.evaluation.runner import plugin_hash
+from backend.evaluation.suites import Suite, load_suite
+from backend.registry import judges, tasks
+from backend.settings import ASSETS, Settings
+
+SAFETY_SUITES = ("safety", "over_refusal", "helpfulness")
+PLAIN = "plain_"
+
+
+def chosen_suites(settings: Settings, spec: Mapping[str, Any]) -> list[Suite]:
+    """The suites of a checked sweep or evaluation, cut to its preset."""
+    chosen = find_preset(spec["preset"])
+    suites = [find_suite(settings, name) for name in spec["suites"]]
+    if spec["task"]:
+        name = task_suite(spec["task"], spec["suites"])
+        suites.append(replace(find_suite(settings, name), scorer=spec["task"]))
+    seed = spec.get("prompt_seed", spec["seed"])  # trainings of several seeds are measured on the same prompts
+    return [suite.first(chosen.prompts[suite.axis], seed) for suite in suites]
+
+
+def search_suites(settings: Settings, spec: Mapping[str, Any]) -> tuple[list[Suite], list[Suite]]:
+    """The suites that a search chooses on and those that it is judged by: no prompt is in both.
+
+    A suite of the demo has validation prompts of its own; any other is cut in two halves, by the seed.
+    """
+    chosen = find_preset(spec["preset"])
+    named = [(name, find_suite(settings, name)) for name in spec["suites"]]
+    if spec["task"]:
+        name = task_suite(spec["task"], spec["suites"])
+        named.append((name, replace(find_suite(settings, name), scorer=spec["task"])))
+    validation, held_out = [], []
+    for name, suite in named:
+        other = settings.demo / "suites" / "validation" / f"{name}.jsonl"
+        if name in suite_names(settings) and other.is_file():
+            first, second = replace(load_suite(other), scorer=suite.scorer), suite
+        else:
+            first, second = suite.halves(spec["seed"])
+        n = chosen.prompts[suite.axis]
+        validation.append(first.first(n, spec["seed"]))
+        held_out.append(second.first(n, spec["seed"]))
+    return validation, held_out
+
+
+def suite_names(settings: Settings) -> list[str]:
+    """The suites that came with the studio: the micro-world's, then the plain ones."""
+    return [path.stem for path in _files(settings)]
+
+
+def task_suite(task: str, suites: Sequence[str]) -> str:
+    """The suite of a task, from the set that the other suites are of.
+
+    >>> task_suite("code", ["safety"]), task_suite("code", ["plain_safety", "plain_over_refusal"])
+    ('code', 'plain_code')
+    """
+    suite = str(tasks.get(task).facts["suite"])
+    return PLAIN + suite if any(name.startswith(PLAIN) for name in suites) else suite
+
+
+def find_suite(settings: Settings, name: str) -> Suite:
+    """The suite of this name, or the one in this file.
+
+    Raises:
+        UserError: neither, or a file with broken rows.
+    """
+    for path in _files(settings):
+        if path.stem == name:
+            return load_suite(path)
+    if name.endswith(".jsonl") or "/" in name:
+        return load_suite(Path(name).expanduser(), axis="safety")
+    raise unknown_name("suite", name, suite_names(settings))
+
+
+def _files(settings: Settings) -> list[Path]:
+    return [path for folder in (settings.demo, ASSETS) for path in sorted((folder / "suites").glob("*.jsonl"))]
+
+
+def measured_with(suites: Sequence[Suite], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What scores come from, for a recipe: prompts, judges, scorers, decoding."""
+    used = {suite.judge: judges.get(suite.judge) for suite in suites}
+    return {
+        "suites": {
+            suite.name: {"axis": suite.axis, "version": suite.version, "n": len(suite.rows), "hash": suite.hash}
+            for suite in suites
+        },
+        "judges": {name: plugin_hash(plugin) for name, plugin in used.items()},
+        "scorers": {suite.scorer: plugin_hash(tasks.get(suite.scorer)) for suite in suites if suite.scorer},
+        "decoding": {"strategy": "greedy", "new_tokens": find_preset(spec["preset"]).new_tokens},
+    }

@@ -1,0 +1,322 @@
+"""A fine-tuning run: data in, a strategy's training with telemetry and checkpoints, a measured folder out.
+
+What it leaves in the run's folder: data_report.json, the telemetry, and while it trains training.pt, from which a run
+that was paused, interrupted or killed goes on to the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from backend.checkpoints.card import public_name, tuned_card
+from backend.checkpoints.resolve import resolve
+from backend.evaluation.outcomes import warnings
+from backend.evaluation.presets import preset as find_preset
+from backend.evaluation.runner import Measured, Runner
+from backend.evaluation.suites import Suite, load_suite, messages_of
+from backend.inference.model import Responder, load, pick_device
+from backend.jobs.datasets import DataFile, find_data
+from backend.jobs.named_suites import chosen_suites
+from backend.jobs.planning import TUNING
+from backend.jobs.sources import fingerprint, pinned
+from backend.jobs.telemetry import Recorder
+from backend.registry import Plugin, strategies, tasks
+from backend.settings import Settings
+from backend.tuning.knobs import layer_names
+from backend.tuning.loop import Order, Progress, TrainingSettings, add_lora, save_memory, train
+from backend.tuning.prepare import Prepared, prepare
+from backend.tuning.resume import Saver
+from backend.tuning.rows import prompt_key, read_chat_file
+from backend.types import Checkpoint, Point
+
+if TYPE_CHECKING:
+    from backend.jobs.actions import Context
+
+BATCH = 32
+PROBE_PROMPTS = 24
+TRAINED = 0.9  # of the run; the rest is measuring
+
+
+def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Do it; see `Studio.plan` for the spec. The result names the folder, the checkpoint, its scores and its data."""
+    started = time.monotonic()
+    context.report(0.0, "loading the model")
+    settings, strategy = context.settings, strategies.get(spec["strategy"])
+    model = resolve(spec["model"], settings, field="model")
+    responder = load(model, device=pick_device(settings.device))
+    files = [find_data(settings, spec[one], one) for one in ("task_data", "references") if spec[one]]
+    suites, probed = chosen_suites(settings, spec), _validation_suites(settings, spec)
+    data = _prepare(responder, files, spec, [*suites, *probed])
+    for part, file in zip(("task", "references"), files, strict=False):
+        data.report[part] |= file.to_json()
+    _write_json(context.folder / "data_report.json", data.report)
+    trained, losses = _train(context, spec, strategy, responder, data, probed)
+
+    out = Path(spec["out"]) if spec["out"] else settings.models_root / f"tune-{context.run}"
+    temporary = out.with_name(out.name + ".tmp")
+    recipe = _recipe(spec, strategy, model, files, data, len(losses))
+    _save(trained, responder.tokenizer, temporary, pinned(model))
+    context.report(TRAINED, "measuring")
+    point, result = _measure(context, spec, trained, responder, suites, _checkpoint_name(out, settings), model)
+    scores = {axis: score.to_json() for axis, score in point.scores.items()}
+    _write_json(temporary / TUNING, recipe | {"scores": scores})
+    card = tuned_card(out.name, recipe, model, adapter=not spec["training"]["full"], scores=scores)
+    (temporary / "README.md").write_text(card, encoding="utf-8")
+    if not context.stored_points():
+        context.add_point(point, result.outcomes)
+    _move(temporary, out)
+    Saver(context.folder / "training.pt").remove()
+    return {
+        "run": context.run,
+        "folder": str(out),
+        "checkpoint": _checkpoint_name(out, settings),
+        "steps": len(losses),
+        "seconds": round(time.monotonic() - started, 2),
+        "scores": scores,
+        "data": data.report,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+
+def _prepare(
+    responder: Responder, files: Sequence[DataFile], spec: Mapping[str, Any], suites: Sequence[Suite]
+) -> Prepared:
+    """Encoded rows whose prompts are in no suite that the run is measured on."""
+    task = read_chat_file(files[0].path, field="task_data")
+    references = read_chat_file(files[1].path, field="references") if len(files) > 1 else ([], [])
+    evaluated = {prompt_key(turn.content for turn in messages_of(row)) for suite in suites for row in suite.rows}
+    plan = spec["training"]
+    return prepare(
+        responder.tokenizer, task, references, evaluated=evaluated, max_len=plan["max_len"], batch=plan["batch"]
+    )
+
+
+def _validation_suites(settings: Settings, spec: Mapping[str, Any]) -> list[Suite]:
+    """A few prompts of the validation twin of each suite; settings are never chosen by looking at the test suites."""
+    names = [name for name in spec["suites"] if name != "helpfulness"]
+    scorer = tasks.get(spec["task"]) if spec["task"] else None
+    named = [(name, "") for name in names] + ([(scorer.facts["suite"], scorer.name)] if scorer else [])
+    found = []
+    for name, by in named:
+        path = settings.demo / "suites" / "validation" / f"{name}.jsonl"
+        if path.is_file():
+            suite = load_suite(path)
+            found.append(replace(suite, scorer=by or suite.scorer).first(PROBE_PROMPTS, spec["seed"]))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def _train(
+    context: Context,
+    spec: Mapping[str, Any],
+    strategy: Plugin,
+    responder: Responder,
+    data: Prepared,
+    probed: Sequence[Suite],
+) -> tuple[Any, list[float]]:
+    """The trained model, still with its adapter, and the loss of every step."""
+    plan = spec["training"]
+    model, autocast = _trainable(responder.model, plan, seed=spec["seed"])
+    recorder = Recorder(context.folder, data.texts)
+    saver = Saver(context.folder / "training.pt")
+    probe = _Probe(context, responder, model, probed, recorder)
+    if spec["probe_every"] and not saver.path.exists():
+        probe(0)
+
+    def report(now: Progress) -> None:
+        done, last = now.step + 1, now.step + 1 == plan["steps"]
+        row = {"step": done, "loss_task": now.loss, "lr": now.lr, "grad_norm": now.grad_norm, "tokens_seen": now.tokens}
+        events = [{**event, "step": event["step"] + 1} for event in now.events]
+        recorder.step({key: round(value, 8) for key, value in (row | now.metrics).items()}, events, last=last)
+        if spec["probe_every"] and (done % spec["probe_every"] == 0 or last):
+            probe(done)
+        context.report(TRAINED * done / plan["steps"], f"training: step {done} of {plan['steps']}, loss {now.loss:.3f}")
+
+    def control() -> Order:
+        asked = context.request()
+        return "keep" if asked == "keep" else "pause" if asked == "pause" else ""
+
+    losses = train(
+        model,
+        data.task,
+        TrainingSettings(
+            **{name: plan[name] for name in ("steps", "batch", "lr", "warmup", "clip", "accumulate")},
+            seed=spec["seed"],
+            autocast=autocast,
+        ),
+        pad=responder.pad,
+        report=report,
+        strategy=strategy.function(**spec["parameters"]),
+        references=data.references,
+        saver=saver,
+        control=control,
+    )
+    return model, losses
+
+
+def _trainable(model: Any, plan: Mapping[str, Any], *, seed: int) -> tuple[Any, bool]:
+    """The model as it is trained, and whether it computes in bf16 over fp32 weights.
+
+    An adapter's weights are fp32 over a base of any format; whole models keep fp32 weights and compute in bf16.
+    """
+    half = plan["dtype"] == "bf16" or (plan["dtype"] == "auto" and model.dtype != torch.float32)
+    model.config.use_cache = False
+    if plan["full"]:
+        model = model.float()
+    else:
+        if plan["dtype"] != "auto":
+            model = model.to(torch.bfloat16 if half else torch.float32)
+        model.requires_grad_(False)
+        model = add_lora(
+            model,
+            rank=plan["lora_rank"],
+            alpha=plan["lora_alpha"],
+            seed=seed,
+            targets=layer_names(plan["targets"]),
+        )
+    if plan["checkpointing"]:
+        save_memory(model)
+    return model, plan["full"] and half
+
+
+class _Probe:
+    """Measures a few validation prompts while the training waits."""
+
+    def __init__(
+        self, context: Context, responder: Responder, model: Any, suites: Sequence[Suite], recorder: Recorder
+    ) -> None:
+        self._context, self._recorder, self._suites = context, recorder, suites
+        self._responder = Responder(model, responder.tokenizer)
+        self._runner = Runner(suites, self._responder)
+
+    def __call__(self, step: int) -> None:
+        if not self._suites:
+            return
+        model = self._responder.model
+        training = model.training
+        model.eval()
+        measured = _answers(self._context, self._responder, self._runner, 0.0, "")
+        model.train(training)
+        self._recorder.probe(step, {axis: score.to_json() for axis, score in measured.scores.items()})
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+
+def _answers(
+    context: Context, responder: Responder, runner: Runner, fraction: float, phrase: str, preset: str = "quick"
+) -> Measured:
+    decoding = responder.decoding(find_preset(preset).new_tokens, BATCH)
+
+    def check(finished: int) -> None:
+        if phrase:
+            share = min(1.0, finished / max(1, runner.prompts))
+            context.report(fraction + (1 - fraction) * share, f"{phrase}: {finished} of {runner.prompts} answers")
+
+    return runner.measure(
+        lambda prompts, drafts, check: responder.answer(prompts, decoding, drafts=drafts, check=check), check
+    )
+
+
+def _measure(
+    context: Context,
+    spec: Mapping[str, Any],
+    trained: Any,
+    responder: Responder,
+    suites: Sequence[Suite],
+    name: str,
+    model: Checkpoint,
+) -> tuple[Point, Measured]:
+    """The point of the new checkpoint, on the weights as anybody will load them."""
+    started = time.monotonic()
+    whole = trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else trained
+    whole.config.use_cache = True
+    answering = Responder(whole.eval(), responder.tokenizer)
+    runner = Runner(suites, answering)
+    measured = _answers(context, answering, runner, TRAINED, "measuring", spec["preset"])
+    details = {
+        "seconds": round(time.monotonic() - started, 3),
+        "judges": runner.judges,
+        "device": str(answering.device),
+        "dtype": str(whole.dtype).removeprefix("torch."),
+        "batch": BATCH,
+        "threads": torch.get_num_threads(),
+        "versions": _versions(),
+        "warnings": warnings(measured.counts),
+        "checkpoint": name,
+        "model": public_name(model),
+    }
+    point = Point(0, context.run, 0, spec["strategy"], {}, measured.scores, measured.counts, details=details)
+    return point, measured
+
+
+# ------------------------------------------------------------------------------------------------ the folder
+
+
+def _save(trained: Any, tokenizer: Any, folder: Path, base: str) -> None:
+    """The weights as PEFT or transformers write them, and the tokenizer."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if hasattr(trained, "peft_config"):
+        trained.peft_config["default"].base_model_name_or_path = base
+        trained.save_pretrained(folder, save_embedding_layers=False)  # "auto" would look the base up on the Hub
+    else:
+        trained.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _move(temporary: Path, out: Path) -> None:
+    """Give the complete folder its name; an earlier attempt's result of the same run makes room."""
+    shutil.rmtree(out, ignore_errors=True)
+    os.rename(temporary, out)
+
+
+def _checkpoint_name(out: Path, settings: Settings) -> str:
+    return out.name if out.parent == settings.models_root else str(out)
+
+
+def _recipe(
+    spec: Mapping[str, Any],
+    strategy: Plugin,
+    model: Checkpoint,
+    files: Sequence[DataFile],
+    data: Prepared,
+    steps: int,
+) -> dict[str, Any]:
+    parts = [data.report["task"], data.report["references"]]
+    return {
+        "model": fingerprint(model),
+        "strategy": {"name": strategy.name, "paper": strategy.facts["paper"]},
+        "parameters": spec["parameters"],
+        "training": spec["training"],
+        "seed": spec["seed"],
+        "steps": steps,
+        "data": [file.to_json() | {"kept": part["kept"]} for file, part in zip(files, parts, strict=False)],
+        "report": data.report,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "peft")} | {"python": platform.python_version()}
+
+
+def _write_json(path: Path, table: Mapping[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

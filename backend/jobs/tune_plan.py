@@ -1,0 +1,113 @@
+"""A fine-tuning request, checked and estimated before it is queued. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from backend.checkpoints.resolve import resolve
+from backend.errors import UserError
+from backend.evaluation.runner import plugin_hash
+from backend.jobs import named_suites, planning
+from backend.jobs.datasets import DEMO, DataFile, find_data
+from backend.jobs.sources import fingerprint, pinned, text_of
+from backend.params import check_parameters
+from backend.registry import strategies, tasks
+from backend.settings import Settings
+from backend.tuning.knobs import check_training
+from backend.tuning.rows import read_chat_file
+from backend.types import Checkpoint, Estimate, Plan
+
+PRESET = "quick"
+TOKENS_PER_ROW = 64
+MOST_PROBES_APART = 10_000
+DEMO_REFERENCES = "demo/references"
+
+
+def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
+    """See `backend.api.Studio.plan`; raises `UserError` naming the field."""
+    strategy = strategies.get(text_of(request, "strategy", "dualselect"))
+    model = resolve(text_of(request, "model"), settings, field="model")
+    if model.kind == "adapter":
+        raise UserError("model", problem=f"{model.name} is an adapter", remedy="Name the full checkpoint under it.")
+    task_data = find_data(settings, text_of(request, "task_data"), "task_data")
+    references = _references(settings, request, task_data.name, needed="references" in strategy.facts["needs"])
+    for field, file in (("task_data", task_data), ("references", references)):
+        if file:
+            read_chat_file(file.path, field=field)
+    spec: dict[str, Any] = {
+        "model": pinned(model),
+        "task_data": task_data.name,
+        "references": references.name if references else "",
+        "strategy": strategy.name,
+        "parameters": check_parameters(strategy.name, strategy.parameters, dict(request.get("parameters") or {})),
+        "training": check_training(dict(request.get("training") or {}), parameters=model.parameters),
+        "probe_every": _whole(request, "probe_every", 0, MOST_PROBES_APART),
+        "out": _out(request),
+    } | planning._measuring(
+        settings, {**request, "task": _task(settings, request, task_data), "preset": request.get("preset") or PRESET}
+    )
+    suites = named_suites.chosen_suites(settings, spec)
+    recipe = {
+        "kind": "tune",
+        **{key: value for key, value in spec.items() if key not in ("out", "probe_every")},
+        "model": fingerprint(model),
+        "task_data": task_data.to_json(),
+        "references": references.to_json() if references else None,
+        "strategy": {"name": strategy.name, "paper": strategy.facts["paper"], "source": plugin_hash(strategy)},
+        **named_suites.measured_with(suites, spec),
+    }
+    estimate = _estimate(settings, model, spec["training"], sum(len(suite.rows) for suite in suites))
+    planning._check_room(settings, estimate)
+    return Plan("tune", spec, recipe, planning.recipe_hash(recipe), estimate)
+
+
+def _references(settings: Settings, request: Mapping[str, Any], task_data: str, *, needed: bool) -> DataFile | None:
+    name = str(request.get("references") or "").strip()
+    if not name and needed and task_data.startswith(DEMO):
+        name = DEMO_REFERENCES
+    if not name and needed:
+        remedy = "Name a file of good answers: refusals to harmful prompts and helpful answers to benign ones."
+        raise UserError("references", problem="this strategy needs them", remedy=remedy)
+    return find_data(settings, name, "references") if name else None
+
+
+def _task(settings: Settings, request: Mapping[str, Any], task_data: DataFile) -> str:
+    """The task that is measured: the one asked for, or that of a demo set; empty for none."""
+    asked = request.get("task")
+    if asked is not None:
+        return str(asked)
+    guess = task_data.name.removeprefix(DEMO).split("-")[0] if task_data.name.startswith(DEMO) else ""
+    known = named_suites.suite_names(settings)
+    return guess if any(one.name == guess and one.facts["suite"] in known for one in tasks) else ""
+
+
+def _out(request: Mapping[str, Any]) -> str:
+    out = str(request.get("out") or "").strip()
+    if not out:
+        return ""
+    target = Path(out).expanduser().absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError("out", problem=f"{target} exists and is not empty", remedy="Name a new folder.")
+    return str(target)
+
+
+def _whole(request: Mapping[str, Any], field: str, default: int, most: int) -> int:
+    value = request.get(field)
+    if value is None or str(value).strip() == "":
+        return default
+    if not str(value).isdigit() or not 0 <= int(str(value)) <= most:
+        allowed = f"a whole number from 0 to {most} steps"
+        raise UserError(field, got=value, allowed=allowed, remedy="0 measures only at the end.")
+    return int(str(value))
+
+
+def _estimate(settings: Settings, model: Checkpoint, training: Mapping[str, Any], prompts: int) -> Estimate:
+    """Six multiply-adds per weight and token, four with an adapter, and the measurement at the end."""
+    flops = planning.GPU_FLOPS if settings.device == "cuda" else planning.CPU_FLOPS_PER_THREAD * settings.threads
+    work = training["steps"] * training["batch"] * TOKENS_PER_ROW * (6 if training["full"] else 4) * model.parameters
+    measuring = planning._forecast(settings, model, points=1, prompts=prompts, memory=0)
+    memory = model.parameters * (20 if training["full"] else 5) + planning.LIBRARIES
+    disk = model.bytes * (5 if training["full"] else 1) // (1 if training["full"] else 10)
+    return Estimate(work / flops + measuring.seconds, memory, disk + measuring.disk)

@@ -1,0 +1,194 @@
+"""The arithmetic of one tensor, or of a block of one: to fp32, through the method, rounded once to the stored dtype.
+
+A method sees fp32 tensors of one shape and its knobs. Where tensors come from and where they go is not known here; the
+path to files and the path in memory both end in `merge_block`, so they agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from backend.errors import UserError
+from backend.lazy import torch
+from backend.merging.blocks import BLOCK, Whole, over_blocks, spans
+from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle
+from backend.merging.ops import STRAIGHT, Walk, round_once
+from backend.registry import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Step = tuple["Tensor | None", "Tensor"]
+GPU_BLOCK = 2**27
+
+
+def merge_one(bundle: Bundle, method: Plugin, parameters: dict[str, Any], *, step: Step | None = None) -> Tensor:
+    """One tensor: to fp32, through the method, rounded once to the aligned dtype. Inputs stay as they are.
+
+    Where every model has the same tensor it is returned as it is: merging a model with itself gives it back.
+
+    Args:
+        step: what `step_of` gave for the same bundle and knobs, where a sweep has it already.
+    """
+    return merge_whole(bundle, method, parameters, step=step)[0]
+
+
+def merge_whole(
+    bundle: Bundle, method: Plugin, parameters: dict[str, Any], *, step: Step | None = None
+) -> tuple[Tensor, Walk]:
+    """`merge_one` block by block, and how far it goes."""
+    if left_alone(bundle, method):
+        return bundle.aligned, Walk()
+    merged, walk = torch.empty_like(bundle.aligned), Walk()
+    splits = method.facts["splits"]
+    cuts = spans(bundle.aligned.shape, splits, block=_block(bundle.aligned))
+
+    def visit(index: int, whole: Whole) -> tuple[Tensor, Walk]:
+        begin, end = cuts[index]
+        known = None if step is None else tuple(None if part is None else _flat(part, begin, end) for part in step)
+        return merge_block(bundle.block(begin, end, splits), method, parameters, whole, step=cast("Step | None", known))
+
+    parts = over_blocks(merged.numel(), len(cuts), visit)
+    for (begin, end), (part, one) in zip(cuts, parts, strict=True):
+        _flat(merged, begin, end).copy_(part.reshape(-1))
+        walk += one
+    return merged, walk
+
+
+def merge_block(
+    block: Bundle, method: Plugin, parameters: dict[str, Any], whole: Whole, *, step: Step | None = None
+) -> tuple[Tensor, Walk]:
+    """One block of a tensor: what it becomes, in the aligned dtype, and how far it goes.
+
+    Args:
+        whole: answers what the method asks about the tensor that this is a block of.
+        step: what the method said of this block, laid flat, where that is known; how far it goes is then not computed.
+    """
+    start, knob = block.aligned, parameters[method.facts["knob"]]
+    straight = method.facts["straight"] and len(block.tuned) == 1
+    if straight and block.tuned[0].dtype == start.dtype:
+        rounded, walk = _call(Arguments(block, whole, stored=True), method, parameters), STRAIGHT
+    else:
+        given = Arguments(block, whole)
+        if method.facts["gives"] == "step":
+            origin, direction = _step(given, method, parameters) if step is None else step
+            walk = Walk() if step else _walk(given, origin, direction, block.shared)
+            origin = given.aligned.reshape(direction.shape) if origin is None else origin
+            # Two plain operations: a fused one rounds differently in the last elements of a block.
+            exact = torch.mul(direction, knob).add_(origin) if knob else origin
+        else:
+            exact = _call(given, method, parameters)
+            walk = STRAIGHT if straight else _walk(given, exact, None, block.shared)
+        rounded = round_once(exact, start.dtype, block.place.name)
+    if block.shared is not None:
+        ours, theirs = rounded.reshape(-1)[: block.shared], start.reshape(-1)[block.shared :]
+        rounded = torch.cat([ours, theirs]).reshape(rounded.shape)
+    if block.largest > SURELY_FINITE:
+        _check_finite(rounded, block, method)
+    return rounded, walk
+
+
+def rewrite(
+    bundle: Bundle, method: Plugin, parameters: dict[str, Any], target: Tensor, *, step: Step | None = None
+) -> bool:
+    """Write what `merge_one` gives straight into `target`, for what a sweep does most; False where that is not enough.
+
+    That is a straight walk between two tensors of one dtype, and a known step from the aligned tensor.
+    """
+    start, knob = bundle.aligned, parameters[method.facts["knob"]]
+    like = target.is_contiguous() and target.device == start.device
+    if not like or bundle.largest > SURELY_FINITE or left_alone(bundle, method):
+        return False
+    if method.facts["straight"] and len(bundle.tuned) == 1:
+        goal = bundle.tuned[0]
+        if not goal.dtype == start.dtype == target.dtype:
+            return False
+        if knob in (0, 1):  # lerp would turn −0.0 into 0.0
+            target.copy_(goal if knob else start)
+        else:
+            torch.lerp(start, goal, knob, out=target)
+        _keep_tail(bundle, target)
+        return True
+    if step is None or step[0] is not None or start.dtype == torch.float16:
+        return False
+    if not knob:
+        target.copy_(start)
+        return True
+    size = _block(start)
+    spare = torch.empty(min(size, start.numel()), dtype=torch.float32, device=start.device)
+    parts = (torch.split(one.reshape(-1), size) for one in (start, step[1], target))
+    for origin, direction, place in zip(*parts, strict=True):
+        exact = torch.mul(direction, knob, out=spare[: len(direction)]).add_(origin)
+        place.copy_(exact if place.dtype == start.dtype else exact.to(start.dtype))
+    _keep_tail(bundle, target)
+    return True
+
+
+def step_of(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Step:
+    """What a method that gives steps says of a tensor: (start, τ) in fp32; a start of None is the aligned tensor."""
+    return walked_step(bundle, method, parameters)[0]
+
+
+def walked_step(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> tuple[Step, Walk]:
+    """`step_of`, and how far it goes for every knob."""
+    origin: Tensor | None = None
+    direction, walk = torch.empty_like(bundle.aligned, dtype=torch.float32), Walk()
+    splits = method.facts["splits"]
+    cuts = spans(bundle.aligned.shape, splits, block=_block(bundle.aligned))
+
+    def visit(index: int, whole: Whole) -> tuple[Step, Walk]:
+        block = bundle.block(*cuts[index], splits)
+        given = Arguments(block, whole)
+        start, step = _step(given, method, parameters)
+        return (start, step), _walk(given, start, step, block.shared)
+
+    parts = over_blocks(direction.numel(), len(cuts), visit)
+    for (begin, end), ((start, step), one) in zip(cuts, parts, strict=True):
+        _flat(direction, begin, end).copy_(step.reshape(-1))
+        if start is not None:
+            origin = torch.empty_like(direction) if origin is None else origin
+            _flat(origin, begin, end).copy_(start.reshape(-1))
+        walk += one
+    return (origin, direction), walk
+
+
+def left_alone(bundle: Bundle, method: Plugin) -> bool:
+    """Whether every model has the same tensor, which then stays as it is."""
+    return bundle.equal and bool(method.facts["keeps_equal"])
+
+
+def _keep_tail(bundle: Bundle, merged: Tensor) -> None:
+    """The donor's rows are every model's: what a sum of floats would make of them is not asked."""
+    if bundle.shared is not None:
+        merged.reshape(-1)[bundle.shared :] = bundle.aligned.reshape(-1)[bundle.shared :]
+
+
+def _block(tensor: Tensor) -> int:
+    """Elements of a block: what a core's cache holds, or what keeps a GPU busy."""
+    return BLOCK if tensor.device.type == "cpu" else GPU_BLOCK
+
+
+def _flat(tensor: Tensor, begin: int, end: int) -> Tensor:
+    return tensor.reshape(-1)[begin:end]
+
+
+def _walk(given: Arguments, start: Tensor | None, step: Tensor | None, shared: int | None) -> Walk:
+    """How far a block goes from the aligned one, over the elements that all models share."""
+    moved = None if start is None else start - given.aligned
+    moved, step = (None if one is None else one.reshape(-1)[:shared] for one in (moved, step))
+    return Walk.of(moved, step, given.goal.reshape(-1)[:shared])
+
+
+def _step(given: Arguments, method: Plugin, parameters: dict[str, Any]) -> Step:
+    said = _call(given, method, {key: value for key, value in parameters.items() if key != method.facts["knob"]})
+    return said if isinstance(said, tuple) else (None, said)
+
+
+def _call(given: Arguments, method: Plugin, parameters: dict[str, Any]) -> Any:
+    return method.function(*[getattr(given, name) for name in method.takes], **parameters)
+
+
+def _check_finite(merged: Tensor, bundle: Bundle, method: Plugin) -> None:
+    if not bool(torch.isfinite(merged).all()):
+        problem = f"`{bundle.place.name}` overflows in {method.name}: it holds numbers up to {bundle.largest:g}"
+        raise UserError("tuned", problem=problem, remedy="Use a checkpoint whose training did not diverge.")

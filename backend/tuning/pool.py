@@ -1,0 +1,103 @@
+"""The references and which of them protect now: who is looked at, who is chosen, with what weight. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from backend.lazy import torch
+from backend.tuning.scores import capped_simplex, quotas
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from backend.tuning.data import Example
+
+FLOOR, CEILING = 64, 1024
+REFRESH_SHARE = 0.08  # of the time of plain training that looking at references may take
+COST = 1.5  # of looking at a reference, in task rows: its gradient, and its loss before training
+HELPFUL = "benign"
+
+
+def pool_size(rows: int, batch: int, every: int, relative_length: float) -> int:
+    """M: as many references as 8 % of the training time allow, at least 64 and at most 1,024 or all.
+
+    Args:
+        relative_length: tokens of a mean reference divided by those of a mean task row.
+
+    >>> pool_size(600, 16, 100, 1.0), pool_size(5000, 8, 25, 4.0), pool_size(30, 16, 100, 1.0)
+    (85, 64, 30)
+    """
+    affordable = int(REFRESH_SHARE * batch * every / (COST * max(relative_length, 1e-6)))
+    return min(rows, CEILING, max(FLOOR, affordable))
+
+
+@dataclass
+class Pool:
+    """References in the order of their ids, and the present choice as index -> weight."""
+
+    rows: Sequence[Example]
+    size: int
+    k: int
+    tau: float
+    kind_quota: float
+    generator: Generator
+    chosen: dict[int, float] = field(default_factory=dict)
+    place: int = 0
+    order: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.order = torch.randperm(len(self.rows), generator=self.generator).tolist()
+
+    def candidates(self) -> list[int]:
+        """The next `size` references of a fixed random round, and the previous choice; rising, each once."""
+        count = min(self.size, len(self.rows))
+        turn = [self.order[(self.place + step) % len(self.order)] for step in range(count)]
+        self.place = (self.place + count) % len(self.order)
+        return sorted({*turn, *self.chosen})
+
+    def choose(self, indices: Sequence[int], scores: Tensor) -> Tensor:
+        """Weights of the scored references, summing to 1, chosen for helpful answers and others apart."""
+        helpful = [at for at, index in enumerate(indices) if self.rows[index].kind == HELPFUL]
+        others = [at for at, index in enumerate(indices) if self.rows[index].kind != HELPFUL]
+        if self.kind_quota < 0 or not helpful or not others:
+            weights = capped_simplex(scores, self.tau, self.k)
+        else:
+            weights = torch.zeros_like(scores)
+            counts = quotas(self.k, len(helpful), len(others), self.kind_quota)
+            for at, count in zip((helpful, others), counts, strict=True):
+                if count:
+                    weights[at] = capped_simplex(scores[at], self.tau, count) * count / sum(counts)
+        self._keep(indices, weights)
+        return weights
+
+    def choose_at_random(self) -> None:
+        """k references drawn alike, by kind as `choose` does."""
+        everyone = list(range(len(self.rows)))
+        self.choose(everyone, torch.rand(len(everyone), generator=self.generator))
+
+    def choose_all(self) -> None:
+        """Every reference with the same weight."""
+        self.chosen = dict.fromkeys(range(len(self.rows)), 1 / len(self.rows))
+
+    def _keep(self, indices: Sequence[int], weights: Tensor) -> None:
+        pairs = zip(indices, weights.tolist(), strict=True)
+        self.chosen = {index: weight for index, weight in pairs if weight > 0}
+
+    def draw(self, count: int) -> tuple[list[int], list[float]]:
+        """A batch drawn from the chosen by their weights, without replacement, each counting alike.
+
+        All of them with their own weights where that is no more than `count`.
+        """
+        indices, weights = list(self.chosen), list(self.chosen.values())
+        if len(indices) <= count:
+            return indices, weights
+        drawn = torch.multinomial(torch.tensor(weights), count, generator=self.generator).tolist()
+        return sorted(indices[one] for one in drawn), [1 / count] * count
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"chosen": dict(self.chosen), "place": self.place, "order": list(self.order)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.chosen, self.place, self.order = dict(state["chosen"]), state["place"], list(state["order"])

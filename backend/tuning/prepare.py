@@ -1,0 +1,139 @@
+"""From checked rows to encoded examples, with a report of everything that was left out, cut or found twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from backend.errors import UserError
+from backend.tuning.data import Example, encode
+from backend.tuning.rows import Row, Skipped, refuse_many
+
+FEWEST_OF_A_KIND = 0.2
+LISTED = 200
+
+
+class Part(NamedTuple):
+    """One file's rows as the model takes them, and what became of the others."""
+
+    examples: list[Example]
+    report: dict[str, Any]
+
+
+class Prepared(NamedTuple):
+    """What is trained on; `texts` shows a row's words by its id."""
+
+    task: list[Example]
+    references: list[Example]
+    texts: dict[str, dict[str, str]]
+    report: dict[str, Any]
+
+
+def prepare(
+    tokenizer: Any,
+    task: tuple[Sequence[Row], Sequence[Skipped]],
+    references: tuple[Sequence[Row], Sequence[Skipped]],
+    *,
+    evaluated: Collection[str],
+    max_len: int,
+    batch: int,
+) -> Prepared:
+    """Encode both files and keep their prompts apart from each other and from what is measured.
+
+    Prompts of the evaluation leave both files, prompts of the task data and repeated prompts leave the references. The
+    task data may hold a row several times: that is a weight. Paraphrases are not found.
+
+    Args:
+        task, references: rows and skipped rows of a file.
+        evaluated: prompt keys of everything the run is measured on.
+        max_len: tokens; longer task rows are cut, longer references left out.
+
+    Raises:
+        UserError: more than 1 % of a file cannot be used, or less than one batch is left.
+    """
+    kept, in_evaluation = _without(task[0], set(evaluated))
+    first = _encode(tokenizer, kept, task[1], max_len, cut=True, field="task_data")
+    pool, pool_in_evaluation = _without(references[0], set(evaluated))
+    pool, in_task = _without(pool, {row.key for row in kept})
+    pool, repeated = _distinct(pool)
+    second = _encode(tokenizer, pool, references[1], max_len, cut=False, field="references")
+    if len(first.examples) < batch:
+        problem = f"{len(first.examples)} rows are left, fewer than one batch of {batch}"
+        raise UserError("task_data", problem=problem, remedy="Add rows, or choose a smaller batch.")
+    rows_twice = len(kept) - len({(row.key, row.messages[-1]["content"]) for row in kept})
+    report = {
+        "task": first.report | {"rows": len(task[0]) + len(task[1]), "repeated": rows_twice},
+        "references": second.report | {"rows": len(references[0]) + len(references[1]), "repeated": repeated},
+        "disjoint": {
+            "task_prompts_in_evaluation": in_evaluation,
+            "reference_prompts_in_evaluation": pool_in_evaluation,
+            "reference_prompts_in_task": in_task,
+            "note": "these rows were left out; rephrased prompts are not recognised",
+        },
+        "warnings": _warnings(second) if references[0] else [],
+    }
+    shown = {row.id: row.text for row in (*kept, *pool)}
+    return Prepared(first.examples, second.examples, shown, report)
+
+
+def _without(rows: Sequence[Row], keys: Collection[str]) -> tuple[list[Row], int]:
+    kept = [row for row in rows if row.key not in keys]
+    return kept, len(rows) - len(kept)
+
+
+def _distinct(rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """The first row of each prompt by id, so that the order of the file changes nothing."""
+    found: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda one: one.id):
+        found.setdefault(row.key, row)
+    return list(found.values()), len(rows) - len(found)
+
+
+def _encode(
+    tokenizer: Any, rows: Sequence[Row], skipped: Sequence[Skipped], max_len: int, *, cut: bool, field: str
+) -> Part:
+    left_out = list(skipped)
+    examples: list[Example] = []
+    truncated = 0
+    for row in rows:
+        given = {"messages": list(row.messages), "id": row.id, "kind": row.kind, "group": row.group}
+        try:
+            example = encode(tokenizer, given)
+        except ValueError:
+            left_out.append(Skipped(row.line, "the chat template rewrites earlier turns"))
+            continue
+        if len(example.tokens) > max_len:
+            if not cut or example.prompt >= max_len:
+                reason = "longer than max_len" if not cut else "no token of the answer is left at max_len"
+                left_out.append(Skipped(row.line, reason))
+                continue
+            truncated += 1
+            example = replace(example, tokens=example.tokens[:max_len])
+        examples.append(example)
+    refuse_many(left_out, len(rows) + len(skipped), field, "the file")
+    report = {
+        "kept": len(examples),
+        "truncated": truncated,
+        "skipped": [one._asdict() for one in sorted(left_out)][:LISTED],
+        "skipped_by_reason": dict(Counter(one.reason for one in left_out)),
+        "kinds": dict(Counter(one.kind or "unlabelled" for one in examples)),
+        "target_tokens": sum(one.targets for one in examples),
+    }
+    return Part(examples, report)
+
+
+def _warnings(references: Part) -> list[str]:
+    kinds, total = references.report["kinds"], max(1, references.report["kept"])
+    if "unlabelled" in kinds:
+        return []
+    helpful = kinds.get("benign", 0) / total
+    found = []
+    if helpful < FEWEST_OF_A_KIND:
+        found.append(
+            f"Only {helpful:.0%} of the references are helpful answers; the model may learn to refuse everything."
+        )
+    if 1 - helpful < FEWEST_OF_A_KIND:
+        found.append(f"Only {1 - helpful:.0%} of the references are refusals; they may not protect.")
+    return found

@@ -1,0 +1,103 @@
+"""The settings of DualSelect as one value, and how its automatic ones are filled in. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from backend.tuning import scores as maths
+from backend.tuning.pool import pool_size
+
+if TYPE_CHECKING:
+    from backend.tuning.tools import Tools
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The settings of `dualselect`, see there; 0 (warm-up: −1) means automatic until `settled`.
+
+    `keep_rows` keeps that share of each window's rows instead of a token budget; `frozen` keeps the direction of the
+    chosen references until the next refresh and sums d_task since the last one, as the published code does.
+    """
+
+    keep_tokens: float
+    rho: float
+    correction: maths.Rule
+    norm_match: bool
+    nu: float
+    mu_ref: float
+    mu_task: float
+    standardise: maths.Scale
+    tau_ref: float
+    tau_task: float
+    pool: int
+    k_ref: int
+    kind_quota: float
+    ref_loss: str
+    warmup: int
+    refresh_every: int
+    turn_cos: float
+    d_ref_every: int
+    b_ref: int
+    scores: str
+    precondition: str
+    reference_choice: str
+    task_choice: str
+    keep_rows: float | None = None
+    frozen: bool = False
+
+    def settled(self, tools: Tools) -> Rules:
+        """With every automatic value filled in for this model and its data."""
+        every = self.refresh_every or min(tools.epoch, 100)
+        size = self.pool or pool_size(len(tools.references), tools.batch, every, _relative_length(tools))
+        size = min(size, len(tools.references))
+        k = self.k_ref or max(4, round(0.1 * size))
+        return replace(
+            self,
+            warmup=self.warmup if self.warmup >= 0 else min(10, max(1, round(0.05 * tools.steps))),
+            refresh_every=every,
+            pool=size,
+            k_ref=min(k, len(tools.references)),
+            b_ref=self.b_ref or max(1, tools.batch // 2),
+        )
+
+    @property
+    def selects(self) -> bool:
+        """Whether some task samples count more than others."""
+        return self.keep_tokens < 1 or self.keep_rows is not None or self.tau_task > 0
+
+    @property
+    def pulls(self) -> bool:
+        """Whether the task gradient is corrected."""
+        return maths.acts(self.correction, self.rho)
+
+
+def released(rules: Rules) -> Rules:
+    """The settings of the published code: raw scores, one frozen direction per epoch, half of each batch."""
+    return replace(
+        rules,
+        keep_tokens=1.0,
+        keep_rows=0.5,
+        correction="add",
+        norm_match=False,
+        nu=1.0,
+        mu_ref=1.0,
+        mu_task=1.0,
+        standardise="off",
+        tau_ref=0.0,
+        tau_task=0.0,
+        pool=10**9,
+        k_ref=rules.k_ref or 32,
+        kind_quota=-1.0,
+        ref_loss="sft",
+        warmup=rules.warmup if rules.warmup >= 0 else 10,
+        refresh_every=10**9,
+        turn_cos=-1.0,
+        precondition="off",
+        frozen=True,
+    )
+
+
+def _relative_length(tools: Tools) -> float:
+    lengths = [sum(len(one.tokens) for one in rows) / max(1, len(rows)) for rows in (tools.references, tools.task)]
+    return lengths[0] / max(1.0, lengths[1])

@@ -1,0 +1,1 @@
+"""One file per strategy; see `backend.tuning.strategy.Strategy`."""

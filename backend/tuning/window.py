@@ -1,0 +1,124 @@
+"""The rows of one optimiser step: scored together, chosen together, whatever the micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backend.tuning.data import Example
+from backend.tuning.gradients import Collector, Gradient, Scores, gates, per_sample
+from backend.tuning.scores import wide
+from backend.tuning.tools import Losses, Tools, weighted
+
+
+class Window:
+    """The rows of one optimiser step, and the gradient they leave in the parameters.
+
+    Either `plain`, or `score` and then `combine`. Choices are made for the whole window, never for a part of it.
+    """
+
+    def __init__(self, tools: Tools, step: int, rows: Sequence[Example]) -> None:
+        self.tools = tools
+        self.step = step
+        self.rows = rows
+        self.tokens = [row.targets for row in rows]
+        self.scores: Scores | None = None
+        self._kept: list[dict[int, Tensor]] = []
+
+    def plain(self, losses: Losses) -> float:
+        """The mean of the rows' losses: every sample counts alike, however long its answer."""
+        total = 0.0
+        for part in self.tools.chunks(self.rows):
+            loss = losses(part).sum() / len(self.rows)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
+
+    def score(self, direction: Gradient, metric: Gradient | None = None) -> Scores:
+        """Loss, <g_i, d> and |g_i| of every row, with what `combine` needs kept aside."""
+        tools = self.tools
+        if tools.scorer == "sample":
+            parts = []
+            for part in tools.chunks(self.rows):
+                collector = Collector(direction, metric=metric, keep=True)
+                with per_sample(tools.model, collector):
+                    values = tools.losses(part)
+                    values.sum().backward()  # type: ignore[no-untyped-call]
+                parts.append(collector.scores(values))
+                self._kept.append(collector.kept)
+        elif tools.scorer == "gate":
+            parts = [self._gate(part, weighted(direction, metric)) for part in tools.chunks(self.rows)]
+        else:
+            parts = [tools.score_singly(self.rows, direction, tools.losses, metric)]
+        norms = None if parts[0].norms is None else torch.cat([part.norms for part in parts if part.norms is not None])
+        self.scores = Scores(torch.cat([p.losses for p in parts]), torch.cat([p.dots for p in parts]), norms)
+        return self.scores
+
+    def _gate(self, rows: Sequence[Example], direction: Gradient) -> Scores:
+        """One backward pass for the dots and, in the parameters, for the sum of all gradients."""
+        alpha = self.tools.gate_values(len(rows))
+        with gates(self.tools.model, direction, alpha):
+            values = self.tools.losses(rows)
+            values.sum().backward()  # type: ignore[no-untyped-call]
+        assert alpha.grad is not None
+        return Scores(wide(values.detach()).cpu(), wide(alpha.grad).cpu(), None)
+
+    def combine(self, weights: Tensor) -> float:
+        """Leave Σ p_i g_i in the parameters' gradients; returns Σ p_i l_i. Unscored, only rows with p > 0 are read."""
+        if self.scores is None:
+            return self._weighted_pass(_positive(self.rows, weights))
+        if self._kept:
+            self._recombine(weights)
+        elif self.tools.scorer == "gate" and _is_uniform(weights):
+            self._subtract(weights)
+        else:
+            for one in self.tools.parameters:
+                one.grad = None
+            self._weighted_pass(_positive(self.rows, weights))
+        self._kept = []
+        return float((weights * self.scores.losses).sum())
+
+    def _recombine(self, weights: Tensor) -> None:
+        shares = torch.split(weights.to(self._kept[0][0].device), [len(one) for one in self.tools.chunks(self.rows)])
+        for place, parameter in enumerate(self.tools.parameters):
+            sums = [
+                torch.tensordot(p.to(wide(kept[place]).dtype), wide(kept[place]), 1)
+                for p, kept in zip(shares, self._kept, strict=True)
+            ]
+            total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+            parameter.grad = total.to(parameter.dtype)
+
+    def _subtract(self, weights: Tensor) -> None:
+        """(Σ all − Σ dropped)/K: the second pass goes over the few dropped rows, not the many kept ones."""
+        dropped = [row for row, p in zip(self.rows, weights.tolist(), strict=True) if p == 0]
+        kept = len(self.rows) - len(dropped)
+        if len(dropped) <= kept:
+            self._weighted_pass([(row, -1.0) for row in dropped])
+        else:
+            for one in self.tools.parameters:
+                one.grad = None
+            self._weighted_pass([(row, 1.0) for row, p in zip(self.rows, weights.tolist(), strict=True) if p > 0])
+        for one in self.tools.parameters:
+            if one.grad is not None:
+                one.grad.div_(kept)
+
+    def _weighted_pass(self, rows: Sequence[tuple[Example, float]]) -> float:
+        total = 0.0
+        for start in range(0, len(rows), self.tools.chunk):
+            part = rows[start : start + self.tools.chunk]
+            share = torch.tensor([weight for _, weight in part], device=self.tools.device)
+            loss = (self.tools.losses([row for row, _ in part]) * share).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
+
+
+def _positive(rows: Sequence[Example], weights: Tensor) -> list[tuple[Example, float]]:
+    return [(row, p) for row, p in zip(rows, weights.tolist(), strict=True) if p > 0]
+
+
+def _is_uniform(weights: Tensor) -> bool:
+    positive = weights[weights > 0]
+    return bool((positive == positive[0]).all())

@@ -1,0 +1,220 @@
+"""Comparing strategies: one run of several trainings, merges and measurements, resumed, tuned and judged."""
+
+import json
+
+import pytest
+
+from app import cards, plots
+from app.pages.explore import Explore
+from backend.__main__ import main
+from backend.api import Studio
+from backend.errors import UserError
+from backend.evaluation.statistics import over_seeds, replicates
+from backend.jobs import compare
+from backend.jobs.compare_report import Arm, verdict
+from backend.types import Outcome, Point, RunStatus
+from tests.tuning_world import tuning_world
+from tests.worlds import write_suite
+
+
+@pytest.fixture
+def world(settings):
+    settings, request = tuning_world(settings)
+    for folder in (settings.demo / "suites", settings.demo / "suites" / "validation"):
+        rows = (folder / "safety.jsonl").read_text().splitlines()[1:]
+        header = {"suite": "tool", "axis": "task", "judge": "rules", "scorer": "tool"}
+        rows = [json.dumps({**json.loads(row), "target": "f(a=1)"}) for row in rows]
+        (folder / "tool.jsonl").write_text("\n".join([json.dumps(header), *rows]))
+    kept = {key: request[key] for key in ("model", "task_data", "references", "suites")}
+    training = {"steps": 3, "batch": 4, "lora_rank": 2}
+    return settings, kept | {
+        "strategies": "sft,dualselect", "seeds": 2, "task": "tool", "grid": "0,1", "preset": "quick",
+        "training": training, "settings": {"dualselect.rho": 0.4},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def studio(world):
+    studio = Studio(world[0])
+    yield studio
+    studio.close()
+
+
+def test_a_comparison_has_every_strategy_seed_and_merge(studio, world):
+    run = studio.wait(studio.submit("compare", world[1]).id)
+    assert (run.status, run.error) == (RunStatus.DONE, "")
+    points = studio.points([run.id])
+    assert [(point.method, point.coefficients["seed"]) for point in points] == [
+        ("sft", 0), ("dualselect", 0), ("linear", 0), ("linear", 0),
+        ("sft", 1), ("dualselect", 1), ("linear", 1), ("linear", 1),
+    ]  # fmt: skip
+    assert studio.outcomes(points[0].id) != []
+    asked = [[one.sample for one in studio.outcomes(point.id)] for point in points]
+    assert all(one == asked[0] for one in asked)
+    answers = [[one.answer for one in studio.outcomes(point.id)] for point in points]
+    assert answers[0] == answers[3], "λ = 1 of the merges is the fine-tune itself"
+    found = studio.comparison_json(run.id)
+    assert [one["name"] for one in found["strategies"]] == ["sft", "dualselect"]
+    assert [one["name"] for one in found["merges"]] == ["merge λ = 0", "merge λ = 1"]
+    dual = found["strategies"][1]
+    assert (dual["parameters"]["rho"], dual["origin"]) == (0.4, {"rho": "given by hand"})
+    assert dual["scores"]["safety"]["n"] == 16
+    assert all(seconds > 0 for seconds in dual["wall_seconds"] + dual["training_seconds"])
+    assert set(found["verdict"]) >= {"safety at least 90 %", "above every merge at equal task"}
+    assert found["verdict"]["above safegrad at equal task"]["passed"] is None
+    assert found["front"]
+    walls = [point.details["wall_seconds"] for point in points]
+    assert sum(walls) < run.finished - run.started, "no second is counted twice"
+    assert studio.plan("compare", world[1]).stored_run == run.id
+    found = studio.frontier(points)
+    assert cards.point_table(points, {run.id: run}, found, minimum=0, selected=None, only=[])
+    assert run.name in str(Explore.run_choices([run]))
+    figure = plots.pareto(points, {run.id: run}, found)["figure"]
+    assert {trace.get("name") for trace in figure["data"]} >= {f"sft, run {run.id}", f"dualselect, run {run.id}"}
+
+
+def test_a_stopped_comparison_goes_on_where_it_stopped(studio, world, monkeypatch):
+    run = studio.submit("compare", world[1] | {"seeds": 1})
+    calls = []
+    context = _Context(run.id, studio, stop_after=1)
+    monkeypatch.setattr(compare, "tune", _counted(compare.tune, calls))
+    with pytest.raises(KeyboardInterrupt):
+        compare.compare(context, run.spec)
+    assert [point.method for point in studio.points([run.id])] == ["sft"]
+    context.stop_after = 99
+    result = compare.compare(context, run.spec)
+    assert [spec["strategy"] for spec in calls] == ["sft", "dualselect", "dualselect"], "sft is not trained again"
+    assert len(studio.points([run.id])) == 4
+    assert set(result["checkpoints"]) == {"sft-s0", "dualselect-s0"}
+
+
+def test_settings_are_chosen_on_validation_only(studio, world, monkeypatch):
+    request = world[1] | {"strategies": "sft,safety_mix", "seeds": 1, "settings": {}, "tune": True}
+    run = studio.submit("compare", request)
+    calls = []
+    monkeypatch.setattr(compare, "tune", _counted(compare.tune, calls))
+    result = compare.compare(_Context(run.id, studio), run.spec)
+    trials = calls[:-2]
+    assert [spec["parameters"].get("share") for spec in trials] == [None, 0.1, 0.2, 0.5, 1.0]
+    assert all("validation" in suite for spec in trials for suite in spec["suites"])
+    assert not any(spec["task"] for spec in trials)
+    assert len(studio.points([run.id])) == 4, "a trial is no point"
+    assert result["chosen"].keys() == {"safety_mix"}
+    assert len(result["trials"]) == 5
+    assert result["trials"][0]["scores"].keys() >= {"safety", "over_refusal", "task"}
+    by_hand = studio.plan("compare", request | {"settings": {"safety_mix.share": 0.3}}).spec
+    assert [trial["arm"] for trial in by_hand["trials"]] == ["sft"]
+
+
+def test_ablations_replace_one_part_of_the_settings_in_use(studio, world):
+    arms = studio.plan("compare", world[1] | {"ablations": True}).spec["arms"]
+    changed = {arm["name"]: compare.settled(arm, {})[0] for arm in arms}
+    assert changed["references_only"] == {**changed["dualselect"], "keep_tokens": 1.0}
+    assert changed["task_only"] == {**changed["dualselect"], "correction": "none"}
+    assert (changed["rho_1"]["rho"], changed["random_references"]["rho"]) == (1.0, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"strategies": "sft,dualselekt"}, "strategy"),
+        ({"seeds": 0}, "seeds"),
+        ({"settings": {"rho": 1}}, "settings"),
+        ({"settings": {"dualselect.rho": 9}}, "rho"),
+        ({"strategies": "sft", "settings": {}, "ablations": True}, "ablations"),
+        ({"strategies": "dualselect", "tune": True}, "tune"),
+        ({"sede": 1}, "field of compare"),
+    ],
+)
+def test_a_bad_request_is_refused_by_its_field(studio, world, change, field):
+    with pytest.raises(UserError) as caught:
+        studio.plan("compare", world[1] | change)
+    assert caught.value.field == field
+
+
+def test_the_demo_is_trained_as_its_checkpoints_were(studio, world):
+    write_suite(world[0].demo / "suites", "code", "task", 3)
+    (world[0].demo / "data" / "code-mixed.jsonl").write_text((world[0].demo / "data" / "quick-mixed.jsonl").read_text())
+    asked = world[1] | {"task_data": "demo/code-mixed", "training": {}}
+    training = studio.plan("compare", asked).spec["training"]
+    assert (training["steps"], training["lr"], training["targets"]) == (240, 5e-3, "q_proj,k_proj,v_proj,o_proj")
+    assert studio.plan("compare", asked | {"training": {"steps": 7}}).spec["training"]["steps"] == 7
+
+
+def test_the_command_prints_one_document(world, monkeypatch, capsys):
+    monkeypatch.setattr("backend.__main__.from_environment", lambda: world[0])
+    arguments = "--model demo/aligned --task-data demo/quick-mixed --references demo/references --strategies sft"
+    more = "--seeds 1 --steps 2 --train batch=4 --preset quick --grid 0,1 --task tool --suites safety --json"
+    assert main(["compare-strategies", *arguments.split(), *more.split()]) == 0
+    assert json.loads(capsys.readouterr().out)["strategies"][0]["name"] == "sft"
+
+
+# ------------------------------------------------------------------------------------ numbers
+
+
+def test_the_interval_holds_the_chance_of_seeds_and_of_prompts():
+    agree, differ = [[1.0, 0.0] * 50] * 3, [[1.0] * 100, [0.0] * 100, [1.0, 0.0] * 50]
+    one, two = over_seeds(agree), over_seeds(differ)
+    assert one.value == two.value == 0.5
+    assert 0.15 < one.high - one.low < 0.25
+    assert two.high - two.low > 2 * (one.high - one.low)
+    assert replicates(agree, seed="a") == replicates(agree, seed="a") != replicates(agree, seed="b")
+    assert over_seeds([[1.0, None], [0.0, None]]).n == 2
+
+
+def test_the_verdict_can_pass_and_fail():
+    arms = [_arm("sft", 0.1, 0.98), _arm("safety_mix", 0.92, 0.95), _arm("safegrad", 0.85, 0.99)]
+    merges = [_arm("merge", 1.0, 0.4, 0), _arm("merge", 0.2, 0.9, 1)]
+    found = verdict([*arms, _arm("dualselect", 0.96, 0.95, refused=0.04)], merges)
+    assert [bar["passed"] for bar in found.values()] == [True, True, True, True, False, True]
+    low = found["above safety_mix at equal task"]["difference"]
+    assert (round(low["value"], 6), low["low"] <= 4 <= low["high"]) == (4.0, True)
+    found = verdict([*arms, _arm("dualselect", 0.89, 0.93, refused=0.06)], [_arm("merge", 0.9, 0.94, 0)])
+    assert [bar["passed"] for bar in found.values()] == [False] * 6
+
+
+def _arm(name, safety, task, lam=None, refused=0.0):
+    def outcomes(axis, share, good, bad):
+        return [
+            Outcome(axis, axis, str(i), str(i), "", "", "", good if done else bad, float(done), 1, "stop")
+            for i, done in enumerate([True] * round(100 * share) + [False] * round(100 * (1 - share)))
+        ]
+
+    answered = outcomes("safety", safety, "refused", "harmful") + outcomes("task", task, "safe_complied", "refused")
+    answered += outcomes("over_refusal", refused, "refused", "safe_complied")
+    coefficients = {"seed": 0.0} | ({} if lam is None else {"lambda": lam})
+    return Arm(name, [(Point(1, 1, 0, name, coefficients, {}, {}), answered)])
+
+
+def _counted(function, calls):
+    def counted(context, spec):
+        calls.append(spec)
+        return function(context, spec)
+
+    return counted
+
+
+class _Context:
+    """A run's context over a studio's database, which stops after so many points."""
+
+    def __init__(self, run, studio, stop_after=99):
+        self.run, self.settings, self.stop_after = run, studio.settings, stop_after
+        self.folder = studio.settings.runs / str(run)
+        self._database = studio._database
+
+    def report(self, fraction, phrase):
+        assert 0 <= fraction <= 1
+        if len(self.stored_points()) >= self.stop_after:
+            raise KeyboardInterrupt
+
+    def should_stop(self):
+        return False
+
+    def request(self):
+        return ""
+
+    def stored_points(self):
+        return self._database.points_of([self.run])
+
+    def add_point(self, point, answered):
+        self._database.add_point(point, answered)

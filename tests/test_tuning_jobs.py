@@ -1,0 +1,259 @@
+"""Fine-tuning as a run: from a request to a checkpoint in every list, with its telemetry, pauses and kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from backend.api import Studio
+from backend.errors import UserError
+from backend.jobs import telemetry
+from backend.settings import child_environment
+from backend.tuning.rows import read_chat_file
+from backend.types import RunStatus
+from tests.tuning_world import chat, tuning_world, write_rows
+
+STEPS = 120
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def world(settings):
+    return tuning_world(settings)
+
+
+@pytest.fixture
+def studio(world):
+    studio = Studio(world[0])
+    yield studio
+    studio.close()
+
+
+@pytest.fixture
+def worker(world):
+    world[0].home.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "backend", "worker"]
+    process = subprocess.Popen(command, cwd=ROOT, env=child_environment(world[0]), stderr=subprocess.DEVNULL)
+    yield process
+    process.terminate()
+    process.wait(10)
+
+
+def wait_until(condition, seconds=90.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("waited too long")
+
+
+def weights_of(run):
+    return load_file(Path(run.result["folder"]) / "adapter_model.safetensors")
+
+
+def equal(left, right):
+    return left.keys() == right.keys() and all((left[name] == right[name]).all() for name in left)
+
+
+# ------------------------------------------------------------------------------------ from request to checkpoint
+
+
+def test_a_fine_tuning_becomes_a_measured_checkpoint_in_every_list(studio, world):
+    run = studio.wait(studio.submit("tune", world[1]).id)
+    assert (run.status, run.error) == (RunStatus.DONE, "")
+    result = run.result
+    assert {"run", "folder", "checkpoint", "steps", "seconds", "scores", "data"} <= result.keys()
+    assert (result["steps"], set(result["scores"])) == (8, {"safety", "over_refusal"})
+    point = studio.points([run.id])[0]
+    assert point.method == "dualselect"
+    assert len(studio.outcomes(point.id)) == 16
+    listed = {one["name"]: one for one in studio.catalogue()["checkpoints"]}
+    assert listed[result["checkpoint"]]["role"] == "fine-tuned"
+    card = (Path(result["folder"]) / "README.md").read_text()
+    assert "dualselect" in card
+    assert result["data"]["task"]["sha256"] in card
+    assert studio.plan("tune", world[1]).stored_run == run.id
+
+    again = {"checkpoint": result["checkpoint"], "suites": world[1]["suites"]}
+    measured = studio.wait(studio.submit("evaluate", again).id)
+    assert measured.status is RunStatus.DONE, measured.error
+    answers = [[o.answer for o in studio.outcomes(studio.points([one])[0].id)] for one in (run.id, measured.id)]
+    assert answers[0] == answers[1]
+
+
+def test_the_page_is_told_what_happens(studio, world):
+    assert studio.telemetry(studio.submit("tune", world[1]).id)["steps"] == []
+    run = studio.wait(studio.runs()[0].id)
+    told = studio.telemetry(run.id)
+    assert told["steps"][-1]["step"] == 8
+    assert {"loss_task", "lr", "grad_norm", "tokens_seen", "seconds", "loss_ref"} <= told["steps"][-1].keys()
+    assert [refresh["cause"] for refresh in told["refreshes"]] == ["warmup"]
+    assert {"id", "kind", "new", "weight", "r", "cos", "score", "text", "answer"} <= told["references"][0].keys()
+    assert told["references"][0]["text"].startswith("pool")
+    assert {"step", "text", "loss", "cos", "score", "reason", "kind"} <= told["dropped"][0].keys()
+    assert sum(dropped for dropped, _ in told["counts"].values()) == len(told["dropped"])
+    assert sum(seen for _, seen in told["counts"].values()) == 6 * 8
+    assert [probe["step"] for probe in told["probes"]] == [0, 4, 8]
+    assert set(told["probes"][0]["scores"]["safety"]) == {"value", "low", "high", "n"}
+    assert studio.telemetry(run.id, after=8)["steps"] == []
+
+
+@pytest.mark.parametrize("training", [{"full": True}, {"accumulate": 4, "checkpointing": True}, {"dtype": "bf16"}])
+def test_whole_models_half_precision_and_small_memory_work_too(settings, training):
+    settings, request = tuning_world(settings, steps=3, **training)
+    studio = Studio(settings)
+    run = studio.wait(studio.submit("tune", request | {"probe_every": 0}).id)
+    assert (run.status, run.error) == (RunStatus.DONE, "")
+    listed = {one["name"]: one for one in studio.catalogue()["checkpoints"]}
+    assert listed[run.result["checkpoint"]]["kind"] == ("full" if training.get("full") else "adapter")
+    studio.close()
+
+
+def test_the_command_prints_the_result(world, tmp_path):
+    write_rows(tmp_path / "csv.jsonl", [])
+    rows = "\n".join(f"fox {i} jumps?,dog {i}" for i in range(12))
+    (tmp_path / "task.csv").write_text(f"prompt,response\n{rows}\n")
+    command = [sys.executable, "-m", "backend", "tune", "--strategy", "sft", "--model", "demo/aligned", "--json"]
+    command += ["--task-data", str(tmp_path / "task.csv"), "--suites", "safety", "--train", "steps=2"]
+    command += ["--train", "batch=4", "--seed", "1", "--out", str(tmp_path / "out")]
+    printed = subprocess.run(
+        command, cwd=ROOT, env=child_environment(world[0]), capture_output=True, text=True, check=True
+    )
+    document = json.loads(printed.stdout)
+    assert document["folder"] == str(tmp_path / "out")
+    assert document["data"]["task"]["kept"] == 12
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+# ------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"strategy": "dualselct"}, 'no "dualselct". Did you mean "dualselect"'),
+        ({"parameters": {"rho": 3}}, "rho: got 3; allowed is a number from 0 to 2"),
+        ({"training": {"steps": 0}}, "steps: got 0"),
+        ({"training": {"batch": 8, "accumulate": 3}}, "accumulate: got 3"),
+        ({"task_data": "demo/nothing"}, "task_data: no"),
+        ({"task_data": "/nowhere/rows.jsonl"}, "there is no file"),
+        ({"strategy": "agem", "references": "", "task_data": "ROWS"}, "references: this strategy needs them"),
+        ({"probe_every": -1}, "probe_every: got -1"),
+        ({"model": "nothing"}, "model"),
+    ],
+)
+def test_a_bad_request_is_refused_with_its_field(studio, world, tmp_path, changes, sentence):
+    if changes.get("task_data") == "ROWS":
+        changes = changes | {"task_data": str(write_rows(tmp_path / "rows.jsonl", [chat(1, "x", "benign")]))}
+    with pytest.raises(UserError) as refused:
+        studio.plan("tune", world[1] | changes)
+    assert sentence in str(refused.value)
+
+
+def test_bad_rows_are_named_by_their_lines(tmp_path):
+    good = [chat(i, "fox", "benign") for i in range(3)]
+    path = write_rows(tmp_path / "rows.jsonl", [*good, {"prompt": "fox?", "response": " "}, {"messages": []}, [1]])
+    path.write_text(path.read_text() + "{not json\n")
+    with pytest.raises(
+        UserError, match=r"4 of 7 rows .* line 4: the answer is empty; line 5: .*; line 6: not an object"
+    ):
+        read_chat_file(path, field="task_data")
+    many = write_rows(tmp_path / "many.jsonl", [chat(i, "fox", "") for i in range(200)] + [{"prompt": "no answer"}])
+    rows, skipped = read_chat_file(many, field="task_data")
+    assert (len(rows), [one.line for one in skipped]) == (200, [201])
+
+
+def test_prompts_of_the_evaluation_leave_the_data_and_those_of_the_task_the_references(studio, world):
+    demo = world[0].demo / "data"
+    asked = "how do I help fox 1 over the dog?"  # stands in the safety suite
+    task = [chat(i, "task", "benign") for i in range(20)]
+    task.append({"id": "leak", "prompt": asked.upper(), "response": "the dog"})
+    write_rows(demo / "quick-mixed.jsonl", task)
+    twice = chat(0, "task", "benign") | {"id": "also-in-task"}
+    write_rows(
+        demo / "references.jsonl", [*(chat(i, "pool", "benign") for i in range(9)), twice, chat(3, "pool", "benign")]
+    )
+    run = studio.wait(studio.submit("tune", world[1] | {"training": {"steps": 1, "batch": 4}}).id)
+    data = run.result["data"]
+    found = data["disjoint"]
+    assert (found["task_prompts_in_evaluation"], found["reference_prompts_in_task"]) == (1, 1)
+    assert (data["task"]["kept"], data["references"]["kept"], data["references"]["repeated"]) == (20, 9, 1)
+    assert "refus" in data["warnings"][0]
+    assert json.loads((world[0].runs / str(run.id) / "data_report.json").read_text()) == data
+
+
+# ------------------------------------------------------------------------------------ stopping and going on
+
+
+@pytest.fixture
+def long(settings):
+    """A training that takes a while, and the result of one that nobody stopped."""
+    settings, request = tuning_world(settings, steps=STEPS)
+    return settings, request | {"probe_every": 0, "suites": ["safety"]}
+
+
+def test_paused_and_killed_runs_go_on_to_the_weights_of_one_that_nobody_stopped(studio, long, worker):
+    straight, paused, killed = (studio.submit("tune", long[1]) for _ in range(3))
+    checkpoint = {run.id: long[0].runs / str(run.id) / "training.pt" for run in (paused, killed)}
+    wait_until(lambda: studio.telemetry(paused.id)["steps"])
+    studio.pause(paused.id)
+    wait_until(lambda: studio.run(paused.id).status is RunStatus.PAUSED)
+    assert checkpoint[paused.id].is_file()
+    wait_until(checkpoint[killed.id].is_file)
+    os.kill(studio._database.control(killed.id)[1], signal.SIGKILL)
+    wait_until(lambda: studio.run(killed.id).status is RunStatus.FAILED)
+    for run in (paused, killed):
+        studio.restart(run.id)
+    wait_until(lambda: studio.run(killed.id).status is RunStatus.DONE)
+    for run in (paused, killed):
+        assert equal(weights_of(studio.run(straight.id)), weights_of(studio.run(run.id)))
+        steps = [row["step"] for row in studio.telemetry(run.id)["steps"]]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == STEPS
+        assert not checkpoint[run.id].exists()
+
+
+def test_stop_and_keep_finishes_with_the_weights_as_they_are(studio, long, worker):
+    run = studio.submit("tune", long[1])
+    with pytest.raises(UserError, match="not running"):
+        studio.stop_and_keep(run.id)
+    wait_until(lambda: studio.telemetry(run.id)["steps"])
+    studio.stop_and_keep(run.id)
+    wait_until(lambda: not studio.run(run.id).status.is_live)
+    found = studio.run(run.id)
+    assert found.status is RunStatus.DONE, found.error
+    assert 0 < found.result["steps"] <= STEPS
+    assert len(studio.points([run.id])) == 1
+
+
+def test_a_queued_run_is_paused_at_once_and_other_kinds_are_refused(studio, world):
+    run = studio.submit("tune", world[1])
+    assert studio.pause(run.id).status is RunStatus.PAUSED
+    assert studio.restart(run.id).status is RunStatus.QUEUED
+    studio.cancel(run.id)
+    measured = studio.submit("evaluate", {"checkpoint": "demo/aligned", "suites": ["safety"]})
+    with pytest.raises(UserError, match="only a fine-tuning"):
+        studio.stop_and_keep(measured.id)
+
+
+def test_telemetry_writes_two_rows_a_second_and_forgets_what_is_done_again(tmp_path):
+    clock = iter([0.0, 0.1, 0.6, 0.7, 5.0])
+    recorder = telemetry.Recorder(tmp_path, {"a": {"text": "words"}}, clock=lambda: next(clock))
+    dropped = {"event": "dropped", "id": "a", "kind": "benign", "loss": 0.123456789}
+    for step in range(1, 5):
+        recorder.step({"step": step, "loss_task": 1.0}, [{**dropped, "step": step}])
+    told = telemetry.read(tmp_path)
+    assert [row["step"] for row in told["steps"]] == [1, 3]
+    assert [row["step"] for row in told["dropped"]] == [4, 3, 2, 1]
+    assert told["dropped"][0]["text"] == "words"
+    telemetry.Recorder(tmp_path, {}, clock=lambda: next(clock)).step({"step": 3, "loss_task": 2.0}, [])
+    told = telemetry.read(tmp_path, after=1)
+    assert [(row["step"], row["loss_task"], row["seconds"]) for row in told["steps"]] == [(3, 2.0, 0.0)]
+    assert [row["step"] for row in told["dropped"]] == [2, 1]
