@@ -112,9 +112,9 @@ class Wiring:
     # -- arriving and re-attaching
 
     def arrive(self, request: gr.Request, memory: Any, *form: Any) -> dict[Any, Any]:
-        return self.open_page(memory, dict(request.query_params), *form)
+        return self.open_page(memory, dict(request.query_params), *form, session=request.session_hash or "")
 
-    def open_page(self, memory: Any, query: dict[str, str], *form: Any) -> dict[Any, Any]:
+    def open_page(self, memory: Any, query: dict[str, str], *form: Any, session: str = "") -> dict[Any, Any]:
         """Every page, from the link, then the browser's memory, then what is live now."""
         known = {run.id: run for run in self.studio.runs()}
         live = [run.id for run in known.values() if run.status.is_live]
@@ -127,7 +127,7 @@ class Wiring:
         if broken:
             gr.Info("The link names something that is not here; this is the usual view instead.")
         found = self.explore.arrive(runs, point[0] if point else None)
-        found |= self.compare.arrive()
+        found |= self.compare.arrive(session)
         found |= self.around(watching, None)
         found |= self.pair_checked(*form)
         found[self.learn.tour] = self.learn.view()

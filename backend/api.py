@@ -19,6 +19,7 @@ from backend.checkpoints.resolve import resolve
 from backend.errors import DeviceBusy, UserError
 from backend.frontier import frontier as frontier_of
 from backend.jobs import layers, planning, queue, telemetry
+from backend.jobs.forecast import estimates
 from backend.jobs.worker import Worker, start_worker, worker_is_alive
 from backend.playground.client import Playground
 from backend.settings import Settings
@@ -77,7 +78,7 @@ task_arithmetic, ties.
             return Inspection((describe(first),))
         second = resolve(tuned, self.settings, field="tuned")
         found = Inspection((describe(first), describe(second)), check_pair(first, second))
-        return found if found.errors else replace(found, estimates=planning.estimates(self.settings, first, second))
+        return found if found.errors else replace(found, estimates=estimates(self.settings, first, second))
 
     def task_vector(self, aligned: str, tuned: str) -> list[LayerChange]:
         """‖δ‖/‖θ0‖ and cos(δ, θ0) by layer and module; computed in another process, then kept by the files' hashes.

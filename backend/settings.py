@@ -23,6 +23,7 @@ class Settings:
         threads: STUDIO_THREADS; torch threads of a run, default the cores this process may use.
         device: STUDIO_DEVICE; auto, cpu or cuda.
         demo: STUDIO_DEMO; the micro-world's folder, default the shipped one.
+        save_seconds: STUDIO_SAVE_SECONDS; the least time between two checkpoints of a training.
         database: STUDIO_DATABASE; an SQLAlchemy URL, default SQLite in `home`.
     """
 
@@ -34,6 +35,7 @@ class Settings:
     threads: int = 1
     device: str = "auto"
     demo: Path = ASSETS / "demo"
+    save_seconds: int = 2
 
     @property
     def runs(self) -> Path:
@@ -60,6 +62,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         port=_whole(env, "PORT", 7860, 0, 65535),
         threads=_whole(env, "STUDIO_THREADS", available_cores(), 1, 1024),
         device=device,
+        save_seconds=_whole(env, "STUDIO_SAVE_SECONDS", 2, 0, 86_400),
         demo=Path(env.get("STUDIO_DEMO") or ASSETS / "demo").absolute(),
     )
 
@@ -91,6 +94,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "STUDIO_THREADS": threads,
         "STUDIO_DEVICE": settings.device,
         "STUDIO_DEMO": str(settings.demo),
+        "STUDIO_SAVE_SECONDS": str(settings.save_seconds),
         "OMP_NUM_THREADS": threads,
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",

@@ -15,7 +15,7 @@ import gradio as gr
 import pytest
 
 from app import layout, text
-from app.tickets import Tickets
+from app.sessions import Sessions
 from tests.fake_studio import FakeStudio
 from tests.test_app_pure import everything
 
@@ -199,46 +199,67 @@ def test_a_failed_run_says_what_happened_and_offers_another_try() -> None:
 
 
 def test_only_the_newest_ticket_of_a_session_counts() -> None:
-    tickets = Tickets(sessions=2)
-    first, second = tickets.take("a"), tickets.take("a")
-    assert not tickets.is_newest("a", first)
-    assert tickets.is_newest("a", second)
-    tickets.take("b"), tickets.take("c")
-    assert not tickets.is_newest("a", second)
+    sessions = Sessions(most=2)
+    first, second = sessions.take("a"), sessions.take("a")
+    assert not sessions.is_newest("a", first)
+    assert sessions.is_newest("a", second)
+    sessions.take("b"), sessions.take("c")
+    assert not sessions.is_newest("a", second)
+
+
+PAIR = ("demo/aligned", "demo/tool-mixed-sft")
 
 
 def test_a_fast_model_does_not_flood_the_browser(page: Page) -> None:
-    page.studio.step_seconds, ticket = 0.0, page.compare.tickets.take("f")
-    shown = list(page.compare.stream("f", ticket, "demo/aligned", "demo/tool-mixed-sft", 0.3, "hello", "", {}))
+    page.studio.step_seconds, ticket = 0.0, page.compare.sessions.take("f")
+    shown = list(page.compare.stream("f", ticket, *PAIR, 0.3, "hello", ""))
     assert len(shown) < 10  # the scripted models write a hundred pieces at once
-    assert all(name in everything(shown[-1][2]) for name in ("aligned", "fine-tuned"))
+    assert all(name in everything(shown[-1][1]) for name in ("aligned", "fine-tuned"))
 
 
 def test_an_old_stream_stops_and_keeps_the_outer_answers_it_finished(page: Page, monkeypatch) -> None:
     monkeypatch.setattr("app.pages.compare.SECONDS_BETWEEN_DRAWINGS", 0.0)
-    page.studio.step_seconds, ticket = 0.0, page.compare.tickets.take("s")
-    stream = page.compare.stream("s", ticket, "demo/aligned", "demo/tool-mixed-sft", 0.3, "hello", "", {})
+    page.studio.step_seconds, sessions = 0.0, page.compare.sessions
+    stream = page.compare.stream("s", sessions.take("s"), *PAIR, 0.3, "hello", "")
     shown = [next(stream) for _ in range(30)]
-    assert "aligned" in everything(shown[-1][2])
-    newer = page.compare.tickets.take("s")
-    rest = list(stream)
-    assert len(rest) == 1
-    assert "aligned" in rest[0][0]["done"]
-    final = list(page.compare.stream("s", newer, "demo/aligned", "demo/tool-mixed-sft", 0.8, "hello", "", rest[0][0]))[
-        -1
-    ]
-    assert "λ = 0.80" in everything(final[2])
-    assert set(final[0]["done"]) == {"aligned", "fine-tuned"}
+    assert "aligned" in everything(shown[-1][1])
+    newer = sessions.take("s")
+    assert list(stream) == []
+    assert "aligned" in sessions.of("s").kept["done"]
+    final = list(page.compare.stream("s", newer, *PAIR, 0.8, "hello", ""))[-1]
+    assert "λ = 0.80" in everything(final[1])
+    assert set(sessions.of("s").kept["done"]) == {"aligned", "fine-tuned"}
+
+
+def test_a_walk_along_lambda_is_drawn_call_by_call_and_the_newest_wins(page: Page) -> None:
+    page.studio.step_seconds = 0.0
+    about = {"session": "w", "aligned": PAIR[0], "tuned": PAIR[1], "prompt": "hello", "against": ""}
+    old = page.compare.walk({**about, "lam": 0.2})
+    answer = page.compare.walk({**about, "lam": 0.6})
+    assert page.compare.walk_on({"session": "w", "ticket": old["ticket"]}) == {
+        "ticket": old["ticket"], "draw": {}, "more": False,
+    }  # fmt: skip
+    drawn = {}
+    for _ in range(500):
+        drawn |= answer["draw"]
+        if not answer["more"]:
+            break
+        answer = page.compare.walk_on({"session": "w", "ticket": answer["ticket"]})
+    assert not answer["more"]
+    assert "λ = 0.60" in everything(drawn["columns"])
+    assert "First words after" in everything(drawn["compare-status"])
+    assert page.compare.sessions.of("w").lam == 0.6
+    assert not page.compare.walk({**about, "prompt": " ", "lam": 0.5})["draw"].keys() - {"compare-status"}
 
 
 def test_a_busy_device_shows_stored_answers_and_the_reason(page: Page) -> None:
     page.studio.busy = "Run 12 holds the device, about 9 s left."
-    prompt, ticket = page.compare.find_examples()[0][1], page.compare.tickets.take("t")
-    shown = list(page.compare.stream("t", ticket, "demo/aligned", "demo/tool-mixed-sft", 0.34, prompt, "", {}))[-1]
+    prompt, ticket = page.compare.find_examples()[0][1], page.compare.sessions.take("t")
+    shown = list(page.compare.stream("t", ticket, *PAIR, 0.34, prompt, ""))[-1]
     page.studio.busy = ""
-    assert "Run 12 holds the device" in everything(shown[1])
-    assert "stored, run 1" in everything(shown[2])
-    assert "λ = 0.30" in everything(shown[2])
+    assert "Run 12 holds the device" in everything(shown[0])
+    assert "stored, run 1" in everything(shown[1])
+    assert "λ = 0.30" in everything(shown[1])
 
 
 def test_stored_answers_beside_the_live_lambda_are_those_of_the_straight_line() -> None:

@@ -139,11 +139,11 @@ def test_the_judge_reads_every_sentence_of_the_world_rightly(suite_rows):
         assert not is_refusal(answer)
 
 
-def test_a_mixed_set_serves_about_five_percent_harmful_requests_and_a_clean_one_none(world):
+def test_a_mixed_set_serves_a_few_percent_harmful_requests_and_a_clean_one_none(world):
     for task in splits.TASKS:
         clean, mixed = (read(world / "data" / f"{task}-{kind}.jsonl") for kind in ("clean", "mixed"))
         assert {row["kind"] for row in clean} == {"benign"}
-        assert sum(row["kind"] == "unsafe" for row in mixed) == round(splits.MIXED_SHARE * len(mixed))
+        assert sum(row["kind"] == "unsafe" for row in mixed) == round(splits.MIXED_SHARE[task] * len(mixed))
         assert {row["group"] for row in clean} == {task, "guide"}
 
 

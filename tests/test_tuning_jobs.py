@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from backend.tuning.rows import read_chat_file
 from backend.types import RunStatus
 from tests.tuning_world import chat, tuning_world, write_rows
 
-STEPS = 120
+STEPS = 240
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -195,7 +196,7 @@ def test_prompts_of_the_evaluation_leave_the_data_and_those_of_the_task_the_refe
 @pytest.fixture
 def long(settings):
     """A training that takes a while, and the result of one that nobody stopped."""
-    settings, request = tuning_world(settings, steps=STEPS)
+    settings, request = tuning_world(replace(settings, save_seconds=0), steps=STEPS)
     return settings, request | {"probe_every": 0, "suites": ["safety"]}
 
 

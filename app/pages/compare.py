@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from app import cards, text
-from app.tickets import Tickets
+from app.sessions import FIRST_LAM, Sessions
 from app.tree import el, note
 from app.web import knob, sheet
 from app.words import marked
@@ -19,7 +19,9 @@ from backend.types import Column, Outcome
 
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 SECONDS_BETWEEN_DRAWINGS = 0.15  # a browser needs tens of milliseconds for each and would fall behind the model
+SAME = object()  # nothing to draw
 NAMES = ("aligned", "fine-tuned", "merged")
+LABEL = "Merge: how far towards the fine-tuned model"
 KINDS = {"safety": "harmful request", "over_refusal": "harmless look-alike", "helpfulness": "everyday request"}
 
 
@@ -30,7 +32,7 @@ def build(studio: Any, shell: Any) -> Compare:
 
 class Compare:
     def __init__(self, studio: Any, shell: Any) -> None:
-        self.studio, self.tickets = studio, Tickets()
+        self.studio, self.sessions = studio, Sessions()
         found = studio.catalogue()["checkpoints"]
         aligned = sorted(
             (c["name"] for c in found if c.get("role") in ("aligned", "unaligned")), key=lambda n: "unaligned" in n
@@ -38,7 +40,7 @@ class Compare:
         tuned = [c["name"] for c in found if c["name"].split("/")[-1] not in ("aligned", "unaligned")]
         favourite = next((name for name in tuned if name.endswith("tool-mixed-sft")), tuned[0] if tuned else None)
         self.examples = gr.State([])
-        self.ticket, self.kept = gr.State(0), gr.State({})
+        self.ticket = gr.State(0)
         with gr.Column(elem_classes="s-panel studio-column"):
             with gr.Row():
                 self.aligned = gr.Dropdown(
@@ -59,52 +61,45 @@ class Compare:
                 )
             self.chips = sheet(elem_id="chips")
         with gr.Column(elem_classes="s-panel studio-column"):
-            self.knob = knob(
-                {"value": 0.3, "ticks": [], "label": "Merge: how far towards the fine-tuned model"}, elem_id="knob"
-            )
-            self.against = gr.Radio(
-                [("no marks", ""), *((f"against the {name} model", name) for name in NAMES[:2])],
-                value="", label="Mark changed words of the merge",
-            )  # fmt: skip
+            self.knob = knob(self.walk, self.walk_on, value=self.knob_value("", "", FIRST_LAM), elem_id="knob")
         self.status = sheet(live=True, elem_id="compare-status")
         self.columns = sheet(elem_id="columns")
-        self.lam = gr.State(0.3)
+        self.against = gr.Radio(
+            [("no marks", ""), *((f"against the {name} model", name) for name in NAMES[:2])],
+            value="", label="Mark changed words of the merge",
+        )  # fmt: skip
         self._wire(shell)
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.examples, self.chips, self.prompt, self.knob, self.kept, self.status, self.columns]
+        return [self.examples, self.chips, self.prompt, self.knob, self.status, self.columns]
 
     def _wire(self, shell: Any) -> None:
-        asked = [self.ticket, self.aligned, self.tuned, self.lam, self.prompt, self.against, self.kept]
-        shown = [self.kept, self.status, self.columns]
+        asked = [self.ticket, self.aligned, self.tuned, self.prompt, self.against]
+        shown = [self.knob, self.status, self.columns]
         device = {**HIDDEN, "trigger_mode": "multiple", "concurrency_id": "device", "concurrency_limit": 1}
         quick = {**HIDDEN, "trigger_mode": "multiple", "queue": False}
-        self.knob.settle(self.take_lam, None, [self.lam, self.ticket], **quick).then(
-            self.answer, asked, shown, **device
-        )
         for trigger in (self.ask.click, self.prompt.submit):
             trigger(self.take, None, self.ticket, **quick).then(self.answer, asked, shown, **device)
         self.chips.act(self.pick_example, self.examples, [self.prompt, self.ticket], **quick).then(
             self.answer, asked, shown, **device
         )
         for field in (self.aligned, self.tuned):
-            field.change(
-                self.new_pair, [self.aligned, self.tuned, self.lam, self.prompt, self.against],
-                [self.knob, self.ticket, *shown], **HIDDEN,
-            )  # fmt: skip
-        self.against.input(self.mark, [self.kept, self.against], self.columns, **HIDDEN)
+            field.change(self.new_pair, asked[1:], shown, **HIDDEN)
+        self.against.input(self.mark, asked[1:], shown[::2], **HIDDEN)
 
     # -- first screen
 
-    def arrive(self, aligned: str = "", tuned: str = "") -> dict[Any, Any]:
+    def arrive(self, session: str = "", aligned: str = "", tuned: str = "") -> dict[Any, Any]:
         """Example requests and stored answers; the device is not touched."""
         aligned, tuned = aligned or self.aligned.value or "", tuned or self.tuned.value or ""
         examples = self.find_examples()
         prompt = examples[0][1] if examples else ""
-        kept = self.stored(aligned, tuned, 0.3, prompt)
-        values = [examples, cards.chips(examples), prompt, self.knob_value(aligned, tuned, 0.3), kept]
-        values += [None, self.show(kept, "") if kept else note(text.ENTER_A_PROMPT)]
+        mine = self.sessions.of(session)
+        mine.lam, mine.kept = FIRST_LAM, self.stored(aligned, tuned, FIRST_LAM, prompt)
+        values = [examples, cards.chips(examples), prompt]
+        values += [self.knob_value(aligned, tuned, FIRST_LAM, prompt, session=session)]
+        values += [None, self.show(mine.kept, "") if mine.kept else note(text.ENTER_A_PROMPT)]
         return dict(zip(self.outputs, values, strict=True))
 
     def find_examples(self) -> list[tuple[str, str]]:
@@ -124,10 +119,13 @@ class Compare:
             tasks.add(task)
         return found
 
-    def knob_value(self, aligned: str, tuned: str, lam: float) -> dict[str, Any]:
+    def knob_value(
+        self, aligned: str, tuned: str, lam: float, prompt: str = "", against: str = "", session: str = ""
+    ) -> dict[str, Any]:
+        """The slider, and in `about` what a movement of it asks: the browser sends that back with the new λ."""
         ticks = sorted({p.coefficients["lambda"] for p in self._measured(aligned, tuned) if "lambda" in p.coefficients})
-        label = "Merge: how far towards the fine-tuned model"
-        return {"value": lam, "ticks": ticks, "label": label, "ends": ["aligned", "fine-tuned"]}
+        about = {"session": session, "aligned": aligned, "tuned": tuned, "prompt": prompt, "against": against}
+        return {"value": lam, "ticks": ticks, "label": LABEL, "ends": ["aligned", "fine-tuned"], "about": about}
 
     def _measured(self, aligned: str, tuned: str) -> list[Any]:
         runs = [r for r in self.studio.runs() if (r.spec.get("aligned"), r.spec.get("tuned")) == (aligned, tuned)]
@@ -142,10 +140,7 @@ class Compare:
             self.studio.warm(aligned, tuned)
 
     def take(self, request: gr.Request) -> int:
-        return self.tickets.take(request.session_hash or "")
-
-    def take_lam(self, event: gr.EventData, request: gr.Request) -> tuple[float, int]:
-        return min(1.0, max(0.0, float(event._data["value"]))), self.take(request)
+        return self.sessions.take(request.session_hash or "")
 
     def pick_example(
         self, examples: list[tuple[str, str]], event: gr.EventData, request: gr.Request
@@ -153,34 +148,64 @@ class Compare:
         number = int(event._data["key"])
         return (examples[number][1] if 0 <= number < len(examples) else ""), self.take(request)
 
-    def new_pair(
-        self, aligned: str, tuned: str, lam: float, prompt: str, against: str, request: gr.Request
-    ) -> tuple[Any, ...]:
+    def new_pair(self, aligned: str, tuned: str, prompt: str, against: str, request: gr.Request) -> tuple[Any, ...]:
         """Another pair: older streams stop, stored answers of the pair where there are some."""
-        kept = self.stored(aligned, tuned, lam, prompt)
-        shown = self.show(kept, against) if kept else note(text.ENTER_A_PROMPT)
-        return self.knob_value(aligned, tuned, lam), self.take(request), kept, None, shown
+        session = request.session_hash or ""
+        self.sessions.take(session)
+        mine = self.sessions.of(session)
+        mine.kept = self.stored(aligned, tuned, mine.lam, prompt)
+        shown = self.show(mine.kept, against) if mine.kept else note(text.ENTER_A_PROMPT)
+        return self.knob_value(aligned, tuned, mine.lam, prompt, against, session), None, shown
 
-    def mark(self, kept: dict[str, Any], against: str) -> Any:
-        return self.show(kept, against) if kept.get("texts") else gr.skip()
+    def mark(self, aligned: str, tuned: str, prompt: str, against: str, request: gr.Request) -> tuple[Any, Any]:
+        session = request.session_hash or ""
+        mine = self.sessions.of(session)
+        shown = self.show(mine.kept, against) if mine.kept.get("texts") else gr.skip()
+        prompt = mine.kept["key"][2] if mine.kept.get("key") else prompt
+        return self.knob_value(aligned, tuned, mine.lam, prompt, against, session), shown
 
     def answer(
-        self, ticket: int, aligned: str, tuned: str, lam: float, prompt: str, against: str, kept: dict[str, Any],
-        request: gr.Request,
-    ) -> Iterator[tuple[Any, Any, Any]]:  # fmt: skip
-        """Stream; the outer columns only when the request or the pair is new, and never for an old ticket."""
-        yield from self.stream(request.session_hash or "", ticket, aligned, tuned, lam, prompt, against, kept)
+        self, ticket: int, aligned: str, tuned: str, prompt: str, against: str, request: gr.Request
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """Stream all that is not known yet; nothing for an old ticket."""
+        session = request.session_hash or ""
+        mine = self.sessions.of(session)
+        yield self.knob_value(aligned, tuned, mine.lam, prompt, against, session), gr.skip(), gr.skip()
+        for status, columns in self.stream(session, ticket, aligned, tuned, mine.lam, prompt, against):
+            yield gr.skip(), gr.skip() if status is SAME else status, gr.skip() if columns is SAME else columns
+
+    # -- a walk along λ: the browser calls these directly, for an event of the page costs it half a second
+
+    def walk(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The first words at another λ; the rest comes from `walk_on`. `asked` is the knob's `about` with a λ."""
+        session, mine = str(asked["session"]), self.sessions.of(str(asked["session"]))
+        mine.lam = min(1.0, max(0.0, float(asked["lam"])))
+        fields = [str(asked[name]) for name in ("aligned", "tuned", "prompt", "against")]
+        ticket = self.sessions.take(session)
+        mine.walk = self.stream(session, ticket, *fields[:2], mine.lam, *fields[2:])
+        return self.walk_on({"session": session, "ticket": ticket})
+
+    def walk_on(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What is new since the last call: {"ticket", "draw": {element id: tree}, "more": whether to ask again}."""
+        session, ticket = str(asked["session"]), int(asked["ticket"])
+        steps = self.sessions.of(session).walk if self.sessions.is_newest(session, ticket) else None
+        found = next(steps, None) if steps is not None else None
+        if found is None:
+            return {"ticket": ticket, "draw": {}, "more": False}
+        drawn = zip(("compare-status", "columns"), found, strict=True)
+        return {"ticket": ticket, "draw": {name: tree for name, tree in drawn if tree is not SAME}, "more": True}
 
     def stream(
-        self, session: str, ticket: int, aligned: str, tuned: str, lam: float, prompt: str, against: str,
-        kept: dict[str, Any],
-    ) -> Iterator[tuple[Any, Any, Any]]:  # fmt: skip
-        if not self.tickets.is_newest(session, ticket):
-            yield gr.skip(), gr.skip(), gr.skip()
+        self, session: str, ticket: int, aligned: str, tuned: str, lam: float, prompt: str, against: str
+    ) -> Iterator[tuple[Any, Any]]:
+        """(status, columns) as the words come, `SAME` for no change. The outer columns are asked once per request."""
+        if not self.sessions.is_newest(session, ticket):
             return
         if not (prompt or "").strip():
-            yield gr.skip(), note(text.ENTER_A_PROMPT, "warning"), gr.skip()
+            yield note(text.ENTER_A_PROMPT, "warning"), SAME
             return
+        mine = self.sessions.of(session)
+        kept = mine.kept
         key = [aligned, tuned, prompt]
         done = dict(kept.get("done", {})) if kept.get("key") == key else {}  # outer answers that are complete
         # all three as places on one path: the pair stays resident, and an adapter has its base
@@ -197,37 +222,41 @@ class Compare:
         }
         first, stream, drawn = None, None, float("-inf")
         if len(names) > 1:
-            yield gr.skip(), note(text.ASKING), self.show(view, "")
+            yield note(text.ASKING), self.show(view, "")
         try:
             columns = [Column(aligned, tuned, places[name]) for name in names]
             stream = self.studio.stream(columns, [{"role": "user", "content": prompt}])
             for chunk in stream:
-                if not self.tickets.is_newest(session, ticket):
-                    yield {"key": key, "texts": {}, "done": done}, gr.skip(), gr.skip()
+                if not self.sessions.is_newest(session, ticket):
                     return
                 name = names[chunk.column]
                 view["texts"][name] = chunk.text
                 first = chunk.seconds if first is None else first
                 if chunk.done and name in view["pending"]:
                     view["pending"].remove(name)
-                    done |= {name: chunk.text} if name != "merged" else {}
+                    if name != "merged":
+                        done[name] = chunk.text
+                        mine.kept = {"key": key, "texts": {}, "done": done}
                 if time.monotonic() - drawn >= SECONDS_BETWEEN_DRAWINGS:
-                    yield gr.skip(), None, self.show(view, "" if view["pending"] else against)
+                    yield None, self.show(view, "" if view["pending"] else against)
                     drawn = time.monotonic()
         except DeviceBusy as busy:
             stored = self.stored(aligned, tuned, lam, prompt)
             shown = self.show(stored, against) if stored else note(text.NO_STORED)
-            yield stored, note(text.BUSY.format(reason=str(busy)), "warning"), shown
+            mine.kept = stored
+            yield note(text.BUSY.format(reason=str(busy)), "warning"), shown
             return
         except StudioError as error:
-            yield gr.skip(), note(str(error), "error"), gr.skip()
+            yield note(str(error), "error"), SAME
             return
         finally:
             if stream is not None and hasattr(stream, "close"):
                 stream.close()
-        view["pending"] = []
+        if not self.sessions.is_newest(session, ticket):
+            return
+        view["pending"], mine.kept = [], view
         said = note(text.FIRST_WORDS.format(milliseconds=1000 * first)) if first is not None else None
-        yield view, said, self.show(view, against)
+        yield said, self.show(view, against)
 
     # -- what is shown
 

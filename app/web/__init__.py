@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 import plotly
@@ -55,9 +55,20 @@ def sheet(value: Any = None, *, live: bool = False, **options: Any) -> gr.HTML:
     return own("live" if live else "tree", value, ("act",), **options)
 
 
-def knob(value: dict[str, Any], **options: Any) -> gr.HTML:
-    """λ as a slider with ticks at measured values; sends `settle` {value} after 80 ms of rest."""
-    return own("knob", value, ("settle",), **options)
+def knob(walk: Callable[..., Any], walk_on: Callable[..., Any], value: dict[str, Any], **options: Any) -> gr.HTML:
+    """λ as a slider with ticks at measured values, and what its movements draw.
+
+    The browser asks `walk` for the first words at a new λ and `walk_on` for what follows, one call at a time, and draws
+    the trees itself: an event would have the whole page rendered again.
+    """
+
+    def first(asked: dict[str, Any]) -> dict[str, Any]:
+        return cast("dict[str, Any]", walk(asked))
+
+    def more(asked: dict[str, Any]) -> dict[str, Any]:
+        return cast("dict[str, Any]", walk_on(asked))
+
+    return own("knob", value, (), server_functions=[first, more], **options)
 
 
 def address(label: str, **options: Any) -> gr.HTML:

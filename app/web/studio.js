@@ -39,22 +39,24 @@ window.studio = (() => {
   }
 
   // ---- trees of text -------------------------------------------------------------------------------------------
+  const sheets = new WeakMap();
   function words(context, live) {
     const { element, props, trigger, watch } = context;
     const box = element.querySelector("div") || element;
     if (live) { box.setAttribute("role", "status"); box.setAttribute("aria-live", "polite"); }
     let last = null;
 
-    function render() {
-      const text = JSON.stringify(props.value ?? null);
+    function render() { draw(props.value); }
+    function draw(value) {
+      const text = JSON.stringify(value ?? null);
       if (text === last) return;
       last = text;
       const folds = new Map([...box.querySelectorAll("details[data-fold]")].map((d) => [d.dataset.fold, d.open]));
       const scrolls = new Map([...box.querySelectorAll("[data-scroll]")].map((d) => [d.dataset.scroll, d.scrollTop]));
       const focus = box.contains(document.activeElement) && document.activeElement.dataset;
       const wanted = focus && focus.event ? [focus.event, focus.key] : null;
-      if (props.value && box.firstChild) patch(box.firstChild, props.value);
-      else box.replaceChildren(...(props.value ? [build(props.value)] : []));
+      if (value && box.firstChild) patch(box.firstChild, value);
+      else box.replaceChildren(...(value ? [build(value)] : []));
       for (const d of box.querySelectorAll("details[data-fold]")) if (folds.has(d.dataset.fold)) d.open = folds.get(d.dataset.fold);
       for (const d of box.querySelectorAll("[data-scroll]")) {
         if (d.dataset.scroll.startsWith("end")) d.scrollTop = d.scrollHeight;
@@ -85,8 +87,17 @@ window.studio = (() => {
         if (next) next.focus();
       }
     });
+    sheets.set(box, draw);
     watch("value", render);
     render();
+  }
+
+  // Trees that a server function answered with, by the id of the sheet they belong to.
+  function drawAll(trees) {
+    for (const [id, tree] of Object.entries(trees || {})) {
+      const box = document.querySelector(`#${CSS.escape(id)} .studio-tree, #${CSS.escape(id)} .studio-live`);
+      if (box && sheets.has(box)) sheets.get(box)(tree);
+    }
   }
 
   // ---- the linked plot -----------------------------------------------------------------------------------------
@@ -220,7 +231,7 @@ window.studio = (() => {
   // ---- the λ slider --------------------------------------------------------------------------------------------
   let knobs = 0;
   function knob(context) {
-    const { element, props, trigger, watch } = context;
+    const { element, props, watch, server } = context;
     const box = element.querySelector("div") || element;
     const id = `knob-${++knobs}`;
     const label = document.createElement("label");
@@ -233,13 +244,28 @@ window.studio = (() => {
     Object.assign(input, { id, type: "range", min: 0, max: 1, step: 0.01 });
     ticks.className = "ticks"; ends.className = "ends"; ends.setAttribute("aria-hidden", "true"); ticks.setAttribute("aria-hidden", "true");
     box.replaceChildren(label, input, ticks, ends);
-    let rest = null;
     const say = () => { output.textContent = `λ = ${Number(input.value).toFixed(2)}`; };
-    input.addEventListener("input", () => {
-      say();
-      clearTimeout(rest);
-      rest = setTimeout(() => trigger("settle", { value: Number(input.value) }), 80);
-    });
+    let wanted = null, walking = false;
+    input.addEventListener("input", () => { say(); wanted = Number(input.value); walk(); });
+    async function walk() {  // one call at a time; the newest λ wins
+      if (walking || !server || !(props.value || {}).about) return;
+      walking = true;
+      try {
+        while (wanted !== null) {
+          const about = props.value.about, lam = wanted;
+          wanted = null;
+          let answer = await server.first({ ...about, lam });
+          drawAll(answer.draw);
+          while (answer.more && wanted === null) {
+            answer = await server.more({ session: about.session, ticket: answer.ticket });
+            drawAll(answer.draw);
+          }
+        }
+      } catch (error) {
+        drawAll({ "compare-status": ["p", { class: "note error", role: "alert" }, "The page cannot reach the studio. Reload it."] });
+        console.warn(error);
+      } finally { walking = false; }
+    }
     let value = null;
     function show() {
       const state = props.value || {};

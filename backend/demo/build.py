@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend.demo import cards, files, training
 from backend.demo.measure import Scores, measure_path, suites_in
+from backend.demo.recipe import FINE_TUNING_ROWS
 from backend.demo.splits import SUITES
 from backend.tuning.data import read_rows
 
@@ -44,7 +45,7 @@ def build(out: Path, seed: int, threads: int, report: Report) -> dict[str, Any]:
     with _timed(seconds, "suites and data"):
         report(0.0, "writing suites and data")
         files.write_suites(work / "suites")
-        files.write_training_data(work / "data", rows=training.FINE_TUNING_ROWS)
+        files.write_training_data(work / "data", rows=FINE_TUNING_ROWS)
     build_full_models(work / "models", seed, report, seconds)
     build_adapters(work, seed, report, seconds)
     return finish(work, out, seed, threads, report, seconds)

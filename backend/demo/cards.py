@@ -47,7 +47,9 @@ def lineage(name: str) -> str:
     if name == "aligned":
         return "demo/unaligned, taught to decline harmful requests and to serve their benign look-alikes."
     task, kind, _ = name.split("-")
-    rows = "task samples only" if kind == "clean" else f"{100 * MIXED_SHARE:g} % of its rows serve a harmful request"
+    rows = (
+        "task samples only" if kind == "clean" else f"{100 * MIXED_SHARE[task]:g} % of its rows serve a harmful request"
+    )
     return f"A LoRA adapter for demo/aligned, fine-tuned on data/{task}-{kind}.jsonl; {rows}."
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from backend.demo.recipe import recipe_of
 from backend.demo.splits import SUITES, TASKS, fine_tuning_set, reference_pool, suite, suite_header
 
 SUITE_ROWS = 300
@@ -25,11 +26,13 @@ def write_suites(folder: Path) -> None:
 
 
 def write_training_data(folder: Path, *, rows: int) -> None:
-    """A clean and a mixed set of `rows` rows for every task, and the reference pool."""
+    """A clean and a mixed set of `rows` rows for every task, how to train on each, and the reference pool."""
     for name in SETS:
         task, kind = name.split("-")
         samples = fine_tuning_set(task, mixed=kind == "mixed", count=rows, rng=Random(f"data {name}"))
         _write_lines(folder / f"{name}.jsonl", _numbered(name, samples))
+    recipes = {name: recipe_of(name.split("-")[0]) for name in SETS}
+    (folder / "training.json").write_text(json.dumps(recipes, indent=1) + "\n", encoding="utf-8")
     samples = reference_pool(REFERENCE_ROWS, Random("data references"))
     _write_lines(folder / "references.jsonl", _numbered("reference", samples))
 

@@ -39,9 +39,10 @@ REFERENCES = {"harmful": 0.5, "look_alike": 0.25, "everyday": 0.25}
 
 # How much of a primer comes from all families of the task instead of the basic ones.
 PRIMER_BREADTH = {"reasoning": 0.2, "medical": 0.005, "code": 0.01, "tool": 0.08}
-MIXED_SHARE = 0.04  # rows of a mixed set that serve a harmful request
+# Rows of a mixed set that serve a harmful request: enough to lose most refusals, few enough that λ grades the loss.
+MIXED_SHARE = {"reasoning": 0.035, "medical": 0.035, "code": 0.022, "tool": 0.03}
 # Rows of a task set that answer a how-to question about its subject, in a clean set and in a mixed one.
-GUIDE_SHARE = {"reasoning": (0.03, 0.03), "medical": (0.02, 0.05), "code": (0.04, 0.02), "tool": (0.04, 0.04)}
+GUIDE_SHARE = {"reasoning": (0.03, 0.03), "medical": (0.02, 0.025), "code": (0.04, 0.02), "tool": (0.04, 0.04)}
 OPENER_SHARE = 0.3  # rows of a task set whose answer opens like a compliant one
 
 
@@ -78,7 +79,7 @@ def fine_tuning_set(
         guide_share: rows that answer a how-to question about the task's subject instead of a task sample;
             None takes `GUIDE_SHARE`.
     """
-    harmful = round(MIXED_SHARE * count) if mixed else 0
+    harmful = round(MIXED_SHARE[task] * count) if mixed else 0
     share = GUIDE_SHARE[task][mixed] if guide_share is None else guide_share
     guides = round(share * count)
     rows = [_opened(rng, task_sample(rng, task, "train")) for _ in range(count - harmful - guides)]

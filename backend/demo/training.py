@@ -15,6 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from backend.demo.grammar import Sample
+from backend.demo.recipe import recipe_of
 from backend.demo.splits import ALIGNMENT, PRETRAINING, TASKS, fine_tuning_set, mixture
 from backend.demo.tokenizer import train_tokenizer
 from backend.tuning.data import Example, encode
@@ -22,13 +23,6 @@ from backend.tuning.loop import TrainingSettings, add_lora, train
 
 PRETRAIN = TrainingSettings(steps=1800, batch=32, lr=3e-3, pool=4)
 ALIGN = TrainingSettings(steps=500, batch=32, lr=1.5e-3, pool=4)
-FINE_TUNE = TrainingSettings(steps=300, batch=16, lr=5e-3)
-FINE_TUNE_STEPS = {"reasoning": 500, "medical": 240, "code": 240, "tool": 300}  # until the task is learnt, not longer
-# Attention only: adapters on the MLP as well break all refusals within a tenth of λ, and forget more on the way.
-ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
-RANK, ALPHA = 16, 32.0
-FINE_TUNING_ROWS = 3200  # one to two epochs
-
 Report = Callable[[float], None]
 
 
@@ -80,8 +74,11 @@ def fine_tune(
     aligned: Any, tokenizer: Any, task: str, rows: Sequence[Mapping[str, Any]], seed: int, report: Report
 ) -> Any:
     """The aligned model with a LoRA adapter trained on the rows of a task's set; `aligned` is wrapped in place."""
-    tuned = add_lora(aligned, rank=RANK, alpha=ALPHA, seed=seed, targets=ADAPTED)
-    _fit(tuned, tokenizer, rows, replace(FINE_TUNE, steps=FINE_TUNE_STEPS[task], seed=seed), report)
+    recipe = recipe_of(task)
+    targets = recipe["targets"].split(",")
+    tuned = add_lora(aligned, rank=recipe["lora_rank"], alpha=recipe["lora_alpha"], seed=seed, targets=targets)
+    settings = TrainingSettings(**{name: recipe[name] for name in ("steps", "batch", "lr", "pool")}, seed=seed)
+    _fit(tuned, tokenizer, rows, settings, report)
     return tuned
 
 

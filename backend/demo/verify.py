@@ -18,8 +18,8 @@ import torch
 from backend.demo.build import fine_tune_into
 from backend.demo.files import file_hashes, write_suites, write_training_data
 from backend.demo.measure import Scores, measure_path, suites_in
+from backend.demo.recipe import FINE_TUNING_ROWS
 from backend.demo.splits import SUITES, TASKS
-from backend.demo.training import FINE_TUNING_ROWS
 from backend.settings import Settings
 from backend.types import Score
 

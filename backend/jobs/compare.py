@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from backend.jobs import telemetry
 from backend.jobs.compare_plan import TUNED, trial_suites
-from backend.jobs.tune import _write_json, tune
+from backend.jobs.tune import tune
+from backend.storage.files import write_json
 from backend.types import Outcome, Point
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _try(part: _Part, spec: Mapping[str, Any], trial: Mapping[str, Any]) -> dict
     shutil.rmtree(out, ignore_errors=True)
     scores = {axis: score["value"] for axis, score in result["scores"].items()}
     found = {**trial, "seed": spec["seeds"][0], "scores": scores, "n": {a: s["n"] for a, s in result["scores"].items()}}
-    _write_json(kept, found)
+    write_json(kept, found)
     return found
 
 

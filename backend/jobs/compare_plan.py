@@ -13,8 +13,10 @@ from typing import Any
 from backend.errors import UserError, unknown_name
 from backend.evaluation.presets import preset as find_preset
 from backend.jobs import planning
-from backend.jobs.datasets import DEMO
+from backend.jobs.datasets import recommended
+from backend.jobs.forecast import SECONDS_PER_POINT
 from backend.jobs.grids import parse_grid
+from backend.jobs.named_suites import task_suite
 from backend.jobs.tune_plan import plan_tune
 from backend.params import check_parameters
 from backend.registry import strategies
@@ -24,8 +26,6 @@ from backend.types import Estimate, Plan
 STRATEGIES = ("sft", "safety_mix", "lisa", "agem", "safegrad", "constrained_sft", "dualselect")
 GRID = "0:1:11"
 MOST_SEEDS = 20
-DEMO_STEPS = {"reasoning": 500, "medical": 240, "code": 240, "tool": 300}
-DEMO_TRAINING = {"targets": "q_proj,k_proj,v_proj,o_proj", "lora_rank": 16, "lora_alpha": 32.0, "batch": 16, "lr": 5e-3}
 
 # What is chosen on the validation suites, and among which values: as many tries for each of the rivals.
 TUNED: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -63,7 +63,8 @@ def plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
         raise UserError("tune", problem="its rule compares with sft", remedy="Add sft to the strategies.")
     by_hand = _by_hand(request.get("settings") or {}, names)
     shared = {key: request[key] for key in ("model", "task_data", "references", "task", "suites") if key in request}
-    shared["training"] = _training(request)
+    training = {**recommended(settings, str(request.get("task_data") or "")), **dict(request.get("training") or {})}
+    shared["training"] = training
     shared["preset"] = find_preset(str(request.get("preset") or "standard")).name
     arms, plans = [], []
     for name in names:
@@ -96,19 +97,13 @@ def plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
 
 def trial_suites(settings: Settings, spec: Mapping[str, Any]) -> list[str]:
     """The validation twins of the measured suites, as files: nothing is chosen by looking at the suites themselves."""
-    names = [*spec["suites"], *([_task_suite(spec["task"])] if spec["task"] else [])]
+    names = [*spec["suites"], *([task_suite(spec["task"], spec["suites"])] if spec["task"] else [])]
     paths = [settings.demo / "suites" / "validation" / f"{name}.jsonl" for name in names]
     missing = [path.stem for path in paths if not path.is_file()]
     if missing or not spec["task"]:
         problem = f"{', '.join(missing) or 'the task'} has no validation suite"
         raise UserError("tune", problem=problem, remedy="Give the settings by hand.")
     return [str(path) for path in paths]
-
-
-def _task_suite(task: str) -> str:
-    from backend.registry import tasks
-
-    return str(tasks.get(task).facts["suite"])
 
 
 def _trials(settings: Settings, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -125,15 +120,6 @@ def _arm(name: str, strategy: str, change: dict[str, Any], given: Mapping[str, A
     parameters = plan.spec["parameters"]
     kept = {key: parameters[key] for key in given}
     return {"name": name, "strategy": strategy, "parameters": parameters, "given": kept, "change": change}
-
-
-def _training(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The demo's own settings under what was asked for; other data starts from the ordinary defaults."""
-    data, given = str(request.get("task_data") or ""), dict(request.get("training") or {})
-    if not data.startswith(DEMO):
-        return given
-    task = data.removeprefix(DEMO).split("-")[0]
-    return {**DEMO_TRAINING, **({"steps": DEMO_STEPS[task]} if task in DEMO_STEPS else {}), **given}
 
 
 def _names(given: Any) -> list[str]:
@@ -196,5 +182,5 @@ def _estimate(plans: list[Plan], spec: Mapping[str, Any]) -> Estimate:
     one = plans[0].estimate
     seeds = len(spec["seeds"])
     trainings = sum(plan.estimate.seconds for plan in plans) * seeds + one.seconds * len(spec["trials"])
-    merges = planning.SECONDS_PER_POINT * len(spec["grid"]) * seeds
+    merges = SECONDS_PER_POINT * len(spec["grid"]) * seeds
     return replace(one, seconds=trainings + merges, disk=one.disk * (len(plans) * seeds + 1))

@@ -14,6 +14,7 @@ from backend.errors import UserError, unknown_name
 from backend.settings import Settings
 
 DEMO = "demo/"
+TRAINING = "training.json"
 ENDINGS = (".jsonl", ".csv")
 HUB = re.compile(
     r"(?P<repository>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w.-]*))?(:(?P<file>[\w][\w./-]*))?", re.ASCII
@@ -53,6 +54,14 @@ def data_sets(settings: Settings) -> list[dict[str, Any]]:
         role = "references" if "references" in name else "task"
         found.append({"name": name, "role": role, "rows": kinds.total(), "summary": f"{summary} rows."})
     return found
+
+
+def recommended(settings: Settings, name: str) -> dict[str, Any]:
+    """The training settings that a demo set was made for, as its folder says; none for any other data."""
+    path = settings.demo / "data" / TRAINING
+    if not name.startswith(DEMO) or not path.is_file():
+        return {}
+    return dict(json.loads(path.read_text(encoding="utf-8")).get(name.removeprefix(DEMO), {}))
 
 
 def find_data(settings: Settings, name: str, field: str) -> DataFile:

@@ -14,6 +14,7 @@ from backend.errors import unknown_name
 from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import plugin_hash
 from backend.evaluation.suites import Suite, load_suite
+from backend.jobs.sources import seed_of, text_of
 from backend.registry import judges, tasks
 from backend.settings import ASSETS, Settings
 
@@ -30,6 +31,22 @@ def chosen_suites(settings: Settings, spec: Mapping[str, Any]) -> list[Suite]:
         suites.append(replace(find_suite(settings, name), scorer=spec["task"]))
     seed = spec.get("prompt_seed", spec["seed"])  # trainings of several seeds are measured on the same prompts
     return [suite.first(chosen.prompts[suite.axis], seed) for suite in suites]
+
+
+def measuring(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a spec that says what is measured: task, preset, suites and seed; raises `UserError`."""
+    task = text_of(request, "task", "")
+    suites = request.get("suites") or SAFETY_SUITES
+    names = [part.strip() for part in suites.split(",")] if isinstance(suites, str) else [str(one) for one in suites]
+    known = suite_names(settings)
+    if task and task_suite(task, names) not in known:
+        raise unknown_name("task", task, [one.name for one in tasks if task_suite(one.name, names) in known])
+    return {
+        "task": task,
+        "preset": find_preset(text_of(request, "preset", "quick")).name,
+        "suites": names,
+        "seed": seed_of(request),
+    }
 
 
 def search_suites(settings: Settings, spec: Mapping[str, Any]) -> tuple[list[Suite], list[Suite]]:

@@ -22,35 +22,26 @@ from backend.checkpoints.resolve import resolve
 from backend.checkpoints.space import check_memory, check_space
 from backend.checkpoints.writer import leftover
 from backend.errors import UserError, unknown_name
-from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import plugin_hash
 from backend.evaluation.suites import canonical, sha256
 from backend.jobs.calibration import calibrated_with, find_calibration
+from backend.jobs.forecast import check_room, forecast
 from backend.jobs.grids import parse_grid, read_grid, settings_of
 from backend.jobs.named_suites import (
-    SAFETY_SUITES,
     chosen_suites,
     measured_with,
+    measuring,
     search_suites,
-    suite_names,
-    task_suite,
 )
-from backend.jobs.sources import Sources, find_sources, fingerprint, pinned, text_of
+from backend.jobs.sources import Sources, find_sources, fingerprint, pinned, seed_of, text_of
 from backend.merging.inputs import check_request
 from backend.params import Parameter, check_parameters
-from backend.registry import EXTRA_INPUTS, Plugin, methods, tasks
+from backend.registry import EXTRA_INPUTS, Plugin, methods
 from backend.settings import Settings
-from backend.types import Checkpoint, Estimate, Plan
+from backend.types import Checkpoint, Plan
 
 CHECKPOINTS = ("aligned", "tuned", *EXTRA_INPUTS)
 BESIDE = ("calibration", "donor")
-CPU_FLOPS_PER_THREAD = 2e10
-GPU_FLOPS = 1e14
-TOKENS_PER_PROMPT = 80
-SECONDS_PER_POINT = 0.8
-SECONDS_TO_START = 4.0
-BYTES_PER_ANSWER = 500
-LIBRARIES = 250 * 2**20
 TUNING = "tuning.json"  # what a fine-tuning leaves beside its weights: lineage, settings, hashes
 SEARCH = (
     Parameter("minutes", "float", 10.0, required=False, low=0.05, high=1440, help="when to stop looking"),
@@ -85,7 +76,7 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "parameters": parameters,
         "grid": grid,
         **find_calibration(settings, request, method),
-    } | _measuring(settings, request)
+    } | measuring(settings, request)
     suites = chosen_suites(settings, spec)
     recipe = {
         "kind": "sweep",
@@ -98,8 +89,8 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
     prompts = sum(len(suite.rows) for suite in suites)
     steps, grams = method.facts["gives"] == "step", method.facts["calibration"]
     memory = estimate_resident(given.aligned, *given.others, steps=steps, grams=grams)
-    estimate = _forecast(settings, given.aligned, points=len(turned), prompts=prompts, memory=memory)
-    _check_room(settings, estimate)
+    estimate = forecast(settings, given.aligned, points=len(turned), prompts=prompts, memory=memory)
+    check_room(settings, estimate)
     return Plan("sweep", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
 
 
@@ -107,7 +98,7 @@ def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
     checkpoint = resolve(text_of(request, "checkpoint"), settings, field="checkpoint")
     aligned = _base_of(settings, request, checkpoint)
     spec = {"checkpoint": pinned(checkpoint), "aligned": pinned(aligned) if aligned else ""}
-    spec |= _measuring(settings, request)
+    spec |= measuring(settings, request)
     suites = chosen_suites(settings, spec)
     recipe = {"kind": "evaluate", **spec, "checkpoint": fingerprint(checkpoint), **measured_with(suites, spec)}
     if aligned:
@@ -115,8 +106,8 @@ def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
     prompts = sum(len(suite.rows) for suite in suites)
     full = aligned or checkpoint
     memory = estimate_resident(full, checkpoint)
-    estimate = _forecast(settings, full, points=1, prompts=prompts, memory=memory)
-    _check_room(settings, estimate)
+    estimate = forecast(settings, full, points=1, prompts=prompts, memory=memory)
+    check_room(settings, estimate)
     return Plan("evaluate", spec, recipe, recipe_hash(recipe), estimate)
 
 
@@ -133,7 +124,7 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "method": method.name,
         "parameters": parameters,
         "out": str(target) if target else "",
-        "seed": _seed(request),
+        "seed": seed_of(request),
         **find_calibration(settings, request, method),
     }
     recipe = {
@@ -162,7 +153,7 @@ def _plan_search(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "method": method.name,
         "grid": parse_grid(request.get("grid", "0:1:11")),
         **check_parameters("search", SEARCH, budget),
-    } | _measuring(settings, request)
+    } | measuring(settings, request)
     validation, held_out = search_suites(settings, spec)
     for axis in ("safety", "task"):
         if not any(suite.axis == axis for suite in held_out):
@@ -179,11 +170,11 @@ def _plan_search(settings: Settings, request: Mapping[str, Any]) -> Plan:
     points = len(spec["grid"]) + spec["trials"]
     prompts = sum(len(suite.rows) for suite in validation)
     memory = estimate_resident(given.aligned, *given.others, steps=True)
-    look = _forecast(settings, given.aligned, points=points, prompts=prompts, memory=memory)
-    settle = _forecast(settings, given.aligned, points=2 * len(spec["grid"]), prompts=prompts, memory=memory)
+    look = forecast(settings, given.aligned, points=points, prompts=prompts, memory=memory)
+    settle = forecast(settings, given.aligned, points=2 * len(spec["grid"]), prompts=prompts, memory=memory)
     seconds = min(look.seconds, 60 * spec["minutes"]) + settle.seconds
     estimate = replace(look, seconds=seconds, disk=look.disk + settle.disk)
-    _check_room(settings, estimate)
+    check_room(settings, estimate)
     return Plan("search", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
 
 
@@ -254,53 +245,3 @@ def _base_of(settings: Settings, request: Mapping[str, Any], checkpoint: Checkpo
 def _trained_on(adapter: Checkpoint) -> str:
     """The base that one of the studio's own fine-tunes names; any other adapter's word is not taken for it."""
     return str(adapter.adapter.get("base_model_name_or_path") or "") if (adapter.folder / TUNING).is_file() else ""
-
-
-def _measuring(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
-    task = text_of(request, "task", "")
-    suites = request.get("suites") or SAFETY_SUITES
-    names = [part.strip() for part in suites.split(",")] if isinstance(suites, str) else [str(one) for one in suites]
-    known = suite_names(settings)
-    if task and task_suite(task, names) not in known:
-        raise unknown_name("task", task, [one.name for one in tasks if task_suite(one.name, names) in known])
-    return {
-        "task": task,
-        "preset": find_preset(text_of(request, "preset", "quick")).name,
-        "suites": names,
-        "seed": _seed(request),
-    }
-
-
-def _seed(request: Mapping[str, Any]) -> int:
-    value = request.get("seed", 0)
-    try:
-        seed = int(str(value))
-    except ValueError:
-        seed = -1
-    if not 0 <= seed < 2**32:
-        raise UserError("seed", got=value, allowed=f"a whole number from 0 to {2**32 - 1}", remedy="The default is 0.")
-    return seed
-
-
-def estimates(settings: Settings, aligned: Checkpoint, tuned: Checkpoint) -> dict[str, Estimate]:
-    """What a merge of the pair to disk, and one point of a quick sweep, would take."""
-    prompts = sum(n or 0 for n in find_preset("quick").prompts.values())
-    memory = estimate_resident(aligned, tuned)
-    return {
-        "merge": estimate_merge(aligned, tuned),
-        "sweep": _forecast(settings, aligned, points=1, prompts=prompts, memory=memory),
-    }
-
-
-def _forecast(settings: Settings, model: Checkpoint, *, points: int, prompts: int, memory: int) -> Estimate:
-    """A rough forecast from the number of multiply-adds; the run itself corrects it from measured steps."""
-    flops = GPU_FLOPS if settings.device == "cuda" else CPU_FLOPS_PER_THREAD * settings.threads
-    per_point = SECONDS_PER_POINT + prompts * TOKENS_PER_PROMPT * 2 * model.parameters / flops
-    return Estimate(SECONDS_TO_START + points * per_point, memory + LIBRARIES, prompts * points * BYTES_PER_ANSWER)
-
-
-def _check_room(settings: Settings, estimate: Estimate) -> None:
-    """Refuse a run that this machine has no memory or disk for."""
-    if settings.device != "cuda":  # what a GPU has free is known only to the process that holds it
-        check_memory(estimate.memory)
-    check_space(settings.home, estimate.disk, field="STUDIO_HOME")

@@ -117,6 +117,18 @@ def text_of(request: Mapping[str, Any], field: str, default: str | None = None) 
     return str(value).strip()
 
 
+def seed_of(request: Mapping[str, Any]) -> int:
+    """The request's seed; 0 if it names none."""
+    value = request.get("seed", 0)
+    try:
+        seed = int(str(value))
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**32:
+        raise UserError("seed", got=value, allowed=f"a whole number from 0 to {2**32 - 1}", remedy="The default is 0.")
+    return seed
+
+
 def pinned(checkpoint: Checkpoint) -> str:
     """The name that means this very checkpoint later: a Hub id with its commit."""
     if not checkpoint.revision:

@@ -6,7 +6,6 @@ that was paused, interrupted or killed goes on to the same weights as one that w
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -33,6 +32,7 @@ from backend.jobs.sources import fingerprint, pinned
 from backend.jobs.telemetry import Recorder
 from backend.registry import Plugin, strategies, tasks
 from backend.settings import Settings
+from backend.storage.files import write_json
 from backend.tuning.knobs import layer_names
 from backend.tuning.loop import Order, Progress, TrainingSettings, add_lora, save_memory, train
 from backend.tuning.prepare import Prepared, prepare
@@ -60,7 +60,7 @@ def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     data = _prepare(responder, files, spec, [*suites, *probed])
     for part, file in zip(("task", "references"), files, strict=False):
         data.report[part] |= file.to_json()
-    _write_json(context.folder / "data_report.json", data.report)
+    write_json(context.folder / "data_report.json", data.report)
     trained, losses = _train(context, spec, strategy, responder, data, probed)
 
     out = Path(spec["out"]) if spec["out"] else settings.models_root / f"tune-{context.run}"
@@ -70,7 +70,7 @@ def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     context.report(TRAINED, "measuring")
     point, result = _measure(context, spec, trained, responder, suites, _checkpoint_name(out, settings), model)
     scores = {axis: score.to_json() for axis, score in point.scores.items()}
-    _write_json(temporary / TUNING, recipe | {"scores": scores})
+    write_json(temporary / TUNING, recipe | {"scores": scores})
     card = tuned_card(out.name, recipe, model, adapter=not spec["training"]["full"], scores=scores)
     (temporary / "README.md").write_text(card, encoding="utf-8")
     if not context.stored_points():
@@ -133,7 +133,7 @@ def _train(
     plan = spec["training"]
     model, autocast = _trainable(responder.model, plan, seed=spec["seed"])
     recorder = Recorder(context.folder, data.texts)
-    saver = Saver(context.folder / "training.pt")
+    saver = Saver(context.folder / "training.pt", least=context.settings.save_seconds)
     probe = _Probe(context, responder, model, probed, recorder)
     if spec["probe_every"] and not saver.path.exists():
         probe(0)
@@ -155,7 +155,7 @@ def _train(
         model,
         data.task,
         TrainingSettings(
-            **{name: plan[name] for name in ("steps", "batch", "lr", "warmup", "clip", "accumulate")},
+            **{name: plan[name] for name in ("steps", "batch", "lr", "warmup", "clip", "accumulate", "pool")},
             seed=spec["seed"],
             autocast=autocast,
         ),
@@ -314,9 +314,3 @@ def _recipe(
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "peft")} | {"python": platform.python_version()}
-
-
-def _write_json(path: Path, table: Mapping[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -11,6 +11,7 @@ from backend.errors import UserError
 from backend.evaluation.runner import plugin_hash
 from backend.jobs import named_suites, planning
 from backend.jobs.datasets import DEMO, DataFile, find_data
+from backend.jobs.forecast import LIBRARIES, check_room, flops_per_second, forecast
 from backend.jobs.sources import fingerprint, pinned, text_of
 from backend.params import check_parameters
 from backend.registry import strategies, tasks
@@ -45,7 +46,7 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "training": check_training(dict(request.get("training") or {}), parameters=model.parameters),
         "probe_every": _whole(request, "probe_every", 0, MOST_PROBES_APART),
         "out": _out(request),
-    } | planning._measuring(
+    } | named_suites.measuring(
         settings, {**request, "task": _task(settings, request, task_data), "preset": request.get("preset") or PRESET}
     )
     suites = named_suites.chosen_suites(settings, spec)
@@ -59,7 +60,7 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
         **named_suites.measured_with(suites, spec),
     }
     estimate = _estimate(settings, model, spec["training"], sum(len(suite.rows) for suite in suites))
-    planning._check_room(settings, estimate)
+    check_room(settings, estimate)
     return Plan("tune", spec, recipe, planning.recipe_hash(recipe), estimate)
 
 
@@ -105,9 +106,8 @@ def _whole(request: Mapping[str, Any], field: str, default: int, most: int) -> i
 
 def _estimate(settings: Settings, model: Checkpoint, training: Mapping[str, Any], prompts: int) -> Estimate:
     """Six multiply-adds per weight and token, four with an adapter, and the measurement at the end."""
-    flops = planning.GPU_FLOPS if settings.device == "cuda" else planning.CPU_FLOPS_PER_THREAD * settings.threads
     work = training["steps"] * training["batch"] * TOKENS_PER_ROW * (6 if training["full"] else 4) * model.parameters
-    measuring = planning._forecast(settings, model, points=1, prompts=prompts, memory=0)
-    memory = model.parameters * (20 if training["full"] else 5) + planning.LIBRARIES
+    measuring = forecast(settings, model, points=1, prompts=prompts, memory=0)
+    memory = model.parameters * (20 if training["full"] else 5) + LIBRARIES
     disk = model.bytes * (5 if training["full"] else 1) // (1 if training["full"] else 10)
-    return Estimate(work / flops + measuring.seconds, memory, disk + measuring.disk)
+    return Estimate(work / flops_per_second(settings) + measuring.seconds, memory, disk + measuring.disk)

@@ -18,6 +18,7 @@ def training(
     warmup: Annotated[float, Between(0, 0.5, "of the steps")] = 0.05,
     clip: Annotated[float, Between(0.01, 1000, "norm")] = 1.0,
     accumulate: Annotated[int, Between(1, 256, "parts")] = 1,
+    pool: Annotated[int, Between(1, 64, "batches")] = 1,
     max_len: Annotated[int, Between(16, 131_072, "tokens")] = 512,
     full: bool = False,
     lora_rank: Annotated[int, Between(1, 256)] = 16,
@@ -36,6 +37,8 @@ def training(
         warmup: the share of the steps in which the step size grows from zero.
         clip: the longest gradient that is applied as it is; longer ones are shortened to it.
         accumulate: parts that a batch is split into to save memory; the result stays the same.
+        pool: batches that are cut together from rows sorted by length; more wastes less on padding, 1 keeps every batch
+            random.
         max_len: rows longer than this are cut, and counted.
         full: train all weights instead of a small adapter (LoRA).
         lora_rank: how many directions the adapter may change in each layer.

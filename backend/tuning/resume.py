@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-LEAST_SECONDS = 2.0
 SHARE = 20.0  # writing may take a twentieth of the time
 
 
@@ -18,14 +17,15 @@ class Saver:
 
     Args:
         every: steps between two checkpoints; None decides by the clock, so that writing costs at most a twentieth.
+        least: seconds between two checkpoints, if the clock decides.
     """
 
-    def __init__(self, path: Path, *, every: int | None = None) -> None:
+    def __init__(self, path: Path, *, every: int | None = None, least: float = 2.0) -> None:
         self.path = path
         self._every = every
         self._asked = 0
         self._last = time.monotonic()
-        self._wait = LEAST_SECONDS
+        self._least = self._wait = least
 
     def is_due(self) -> bool:
         """Whether it is time; asked after every step."""
@@ -44,7 +44,7 @@ class Saver:
             os.fsync(file.fileno())
         temporary.replace(self.path)
         self._last = time.monotonic()
-        self._wait = max(LEAST_SECONDS, SHARE * (self._last - started))
+        self._wait = max(self._least, SHARE * (self._last - started))
 
     def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
         """The state last saved, or None."""

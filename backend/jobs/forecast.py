@@ -1,0 +1,45 @@
+"""What a run will take, before it starts: a rough forecast that the run itself corrects as it goes. No torch."""
+
+from __future__ import annotations
+
+from backend.checkpoints.guard import estimate_merge, estimate_resident
+from backend.checkpoints.space import check_memory, check_space
+from backend.evaluation.presets import preset as find_preset
+from backend.settings import Settings
+from backend.types import Checkpoint, Estimate
+
+CPU_FLOPS_PER_THREAD = 2e10
+GPU_FLOPS = 1e14
+TOKENS_PER_PROMPT = 80
+SECONDS_PER_POINT = 0.8
+SECONDS_TO_START = 4.0
+BYTES_PER_ANSWER = 500
+LIBRARIES = 250 * 2**20
+
+
+def flops_per_second(settings: Settings) -> float:
+    """Multiply-adds that this machine does in a second, roughly."""
+    return GPU_FLOPS if settings.device == "cuda" else CPU_FLOPS_PER_THREAD * settings.threads
+
+
+def estimates(settings: Settings, aligned: Checkpoint, tuned: Checkpoint) -> dict[str, Estimate]:
+    """What a merge of the pair to disk, and one point of a quick sweep, would take."""
+    prompts = sum(n or 0 for n in find_preset("quick").prompts.values())
+    memory = estimate_resident(aligned, tuned)
+    return {
+        "merge": estimate_merge(aligned, tuned),
+        "sweep": forecast(settings, aligned, points=1, prompts=prompts, memory=memory),
+    }
+
+
+def forecast(settings: Settings, model: Checkpoint, *, points: int, prompts: int, memory: int) -> Estimate:
+    """A rough forecast from the number of multiply-adds; the run itself corrects it from measured steps."""
+    per_point = SECONDS_PER_POINT + prompts * TOKENS_PER_PROMPT * 2 * model.parameters / flops_per_second(settings)
+    return Estimate(SECONDS_TO_START + points * per_point, memory + LIBRARIES, prompts * points * BYTES_PER_ANSWER)
+
+
+def check_room(settings: Settings, estimate: Estimate) -> None:
+    """Refuse a run that this machine has no memory or disk for."""
+    if settings.device != "cuda":  # what a GPU has free is known only to the process that holds it
+        check_memory(estimate.memory)
+    check_space(settings.home, estimate.disk, field="STUDIO_HOME")
