@@ -8,7 +8,7 @@ from typing import Any
 
 from app import text
 from app.plots import feasibility
-from app.tree import Tree, button, el, facts, fold, group, note, table
+from app.tree import Tree, button, choice, el, facts, fold, group, note, table
 from backend.types import AXES, Frontier, Inspection, Outcome, Plan, Point, Run, Score
 
 
@@ -68,8 +68,7 @@ def point_table(
         marks += ["knee"] if point.id == knee else []
         marks += {"below": ["below minimum"], "across": ["unsure about minimum"]}.get(feasibility(point, minimum), [])
         rows.append(
-            el(
-                "tr",
+            choice(
                 el(
                     "th",
                     point.label,
@@ -80,12 +79,10 @@ def point_table(
                 ),
                 *(_cell(point.scores.get(axis)) for axis in AXES),
                 _strength(point),
-                cls="selected" if point.id == selected else "",
-                tabindex="0",
-                data_event="open",
-                data_key=point.id,
-                aria_selected="true" if point.id == selected else "false",
-                aria_label=f"Open {point.label}, {text.percent(point.scores.get('safety'))} safe",
+                event="open",
+                key=point.id,
+                selected=point.id == selected,
+                label=f"Open {point.label}, {text.percent(point.scores.get('safety'))} safe",
             )
         )
     head = ["Checkpoint", *(text.AXES[axis][0] for axis in AXES), "Strength"]

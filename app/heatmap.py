@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app import text
+from app.frames import frame
 from backend.types import LayerChange
 
 ORDER = ("q", "k", "v", "o", "gate", "up", "down", "norms", "embed", "head")
@@ -77,15 +78,11 @@ def _layer(layer: int | None) -> str:
 def _layout(height: int, title: str) -> dict[str, Any]:
     axis = {"type": "category", "showgrid": False, "zeroline": False, "ticks": "", "tickfont": {"color": "@ink"}}
     axis |= {"fixedrange": True, "title": {"text": ""}}
-    return {
-        "height": height,
+    return frame(height) | {
         "margin": {"l": 62, "r": 8, "t": 58, "b": 20},
-        "font": {"family": "@font", "color": "@ink", "size": 12},
-        "paper_bgcolor": "@panel",
-        "plot_bgcolor": "@panel",
         "dragmode": False,
+        "showlegend": False,
         "title": {"text": title, "font": {"size": 13, "color": "@ink"}, "x": 0.01, "y": 0.98, "yanchor": "top"},
-        "hoverlabel": {"bgcolor": "@panel", "bordercolor": "@ink", "align": "left", "font": {"color": "@ink"}},
         "xaxis": {**axis, "side": "top"},
         "yaxis": {**axis, "autorange": "reversed"},
         "annotations": [],

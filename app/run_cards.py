@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app import text, tuning_text
-from app.tree import Tree, button, el, facts, fold, group, note, table
+from app.tree import Tree, button, choice, el, facts, fold, group, note, table
 from backend.types import Run, RunStatus
 
 
@@ -86,8 +86,7 @@ def run_table(runs: Sequence[Run], chosen: int | None) -> Tree:
         )
         place = f"place {run.position}" if run.status == RunStatus.QUEUED and run.position else ""
         rows.append(
-            el(
-                "tr",
+            choice(
                 el("th", str(run.id), scope="row"),
                 el("td", run.name or "–", el("small", run.kind), cls="s-name"),
                 el("td", *state),
@@ -103,12 +102,10 @@ def run_table(runs: Sequence[Run], chosen: int | None) -> Tree:
                         ),
                     ),
                 ),
-                cls="selected" if run.id == chosen else "",
-                tabindex="0",
-                data_event="choose",
-                data_key=run.id,
-                aria_selected="true" if run.id == chosen else "false",
-                aria_label=f"Show run {run.id}, {run.name}, {text.STATUS[run.status]}",
+                event="choose",
+                key=run.id,
+                selected=run.id == chosen,
+                label=f"Show run {run.id}, {run.name}, {text.STATUS[run.status]}",
             )
         )
     if not rows:

@@ -52,6 +52,20 @@ def table(head: Iterable[Any], rows: Iterable[Tree], *, caption: str, cls: str =
     return el("div", el("table", el("caption", caption, cls="unseen"), header, body), cls=f"s-table {cls}".strip())
 
 
+def choice(*cells: Any, event: str, key: int, selected: bool, label: str) -> Tree:
+    """A table row that is picked by click or Enter and sends `event` with `key`."""
+    return el(
+        "tr",
+        *cells,
+        cls="selected" if selected else "",
+        tabindex="0",
+        data_event=event,
+        data_key=key,
+        aria_selected="true" if selected else "false",
+        aria_label=label,
+    )
+
+
 def note(text: str, kind: str = "") -> Tree:
     """A sentence in a box; `kind` is "", "good", "warning" or "error"."""
     return el("p", text, cls=f"s-note {kind}".strip())

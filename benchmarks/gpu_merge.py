@@ -17,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from backend.merging.inputs import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from backend.types import Checkpoint
+from benchmarks.clock import timed
 
 SHARDS = 4
 GRID = (0.2, 0.4, 0.6, 0.8)
@@ -73,16 +73,6 @@ def make_pair(folder: Path, wanted: dict[str, tuple[int, ...]], config: dict[str
     for which in ("aligned", "tuned"):
         (folder / which / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
         (folder / which / "config.json").write_text(json.dumps(config))
-
-
-def timed(work: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def in_memory(aligned: Checkpoint, tuned: Checkpoint, name: str, device: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import torch
 from backend.merging.inputs import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
+from benchmarks.clock import timed
 
 WIDTH, HIDDEN, VOCABULARY = 1024, 4096, 32000
 METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear")
@@ -74,17 +74,7 @@ def make_tensors(billions: float, device: str, dtype: torch.dtype) -> dict[str, 
 
 def seconds_of(work: Callable[[], object], rounds: int, device: str) -> list[float]:
     """Seconds of each round, after one that is not counted."""
-    found = []
-    for turn in range(rounds + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if turn:
-            found.append(time.perf_counter() - started)
-    return found
+    return [timed(work, device) for _ in range(rounds + 1)][1:]
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from backend.settings import child_environment
 from backend.storage.database import Database
 from backend.types import RunStatus
 from tests import tiny
-from tests.worlds import tiny_world
+from tests.worlds import tiny_world, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,15 +45,6 @@ def long_request(settings, tmp_path):
 def start_worker(settings, *more):
     command = [sys.executable, "-m", "backend", "worker", *more]
     return subprocess.Popen(command, cwd=ROOT, env=child_environment(settings), stderr=subprocess.DEVNULL)
-
-
-def wait_until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail("waited too long")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from backend.settings import child_environment
 from backend.tuning.rows import read_chat_file
 from backend.types import RunStatus
 from tests.tuning_world import chat, tuning_world, write_rows
+from tests.worlds import wait_until
 
 STEPS = 240
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,15 +44,6 @@ def worker(world):
     yield process
     process.terminate()
     process.wait(10)
-
-
-def wait_until(condition, seconds=90.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail("waited too long")
 
 
 def weights_of(run):

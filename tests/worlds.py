@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from backend.settings import Settings
 from tests import tiny
@@ -28,3 +32,13 @@ def write_suite(folder: Path, name: str, axis: str, prompts: int) -> Path:
     lines = [{"suite": name, "axis": axis, "judge": "rules"}, *rows]
     path.write_text("\n".join(json.dumps(line) for line in lines))
     return path
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    """Poll `condition`; fails the test when it stays false. Generous: other tests and models share the cores."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("waited too long")
