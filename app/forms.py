@@ -161,7 +161,8 @@ def _wants(method: Mapping[str, Any]) -> str:
     least, most = method.get("fine_tunes", [1, 1])
     words = ["two or more fine-tunes"] if least > 1 else ["no fine-tune"] if most == 0 else []
     extras = " and ".join(method.get("extras", ()))
-    return ", ".join([*words, *([f"with {extras} model"] if extras else [])])
+    words += [f"with {extras} model"] if extras else []
+    return ", ".join([*words, *(["with chats"] if method.get("calibration") else [])])
 
 
 def range_of(parameter: Mapping[str, Any], count: int) -> str:

@@ -103,6 +103,8 @@ MAP_HELP = (
 )
 
 EXTRA_LABELS = {"unaligned": "Unaligned twin", "raw": "Raw model", "safe": "Safety fine-tune"}
+CALIBRATION_LABEL = "Chats to calibrate on"
+CALIBRATION_HELP = "safe answers; the method measures what the aligned model attends to in them"
 EXTRAS = {
     "unaligned": "the aligned model's twin, trained without alignment",
     "raw": "the model from before the alignment",

@@ -56,6 +56,7 @@ class FakeStudio(FakeTuning):
             "methods": [
                 {"name": "linear", **method, "parameters": [lam]},
                 {"name": "ties", **method, "summary": "Trim, elect, merge.", "parameters": [lam, density]},
+                {"name": "safe_delta", **method, "calibration": True, "parameters": [lam]},
                 {"name": "safe_lora", **method, "extras": ["raw"], "parameters": [lam]},
                 {
                     "name": "sce",

@@ -26,7 +26,7 @@ def spec(page: Page, kind: str = "sweep", **changes: Any) -> dict[str, Any]:
 
 def shown(page: Page, method: str, grid: str = "0:1:11", more: list[str] | None = None) -> dict[str, dict[str, Any]]:
     form = page.merge.fields
-    names = ["method", "tuned", "more", *form.extras, "grid", "second", "second_grid", "lam"]
+    names = ["method", "tuned", "more", *form.extras, "calibration", "grid", "second", "second_grid", "lam"]
     names += [f"knobs of {name}" for name in form.groups] + [f"weights of {name}" for name in form.several]
     updates = form.show(method, grid, more or [])
     assert len(updates) == len(form.shown)
@@ -43,6 +43,7 @@ def test_fields_appear_only_for_the_methods_that_need_them(page: Page) -> None:
     assert seen("sce") == {"tuned", "lam", "more"}
     assert seen("sce", more=["demo/code-clean-sft"]) == {"tuned", "lam", "more", "weights of sce"}
     assert seen("lox") == {"raw", "knobs of lox"}
+    assert seen("safe_delta") == {"tuned", "lam", "calibration"}
 
 
 def test_the_grid_follows_the_methods_number_unless_it_was_changed(page: Page) -> None:
@@ -55,6 +56,8 @@ def test_the_request_says_nothing_of_what_the_method_does_not_take(page: Page) -
     extra = {"raw": "demo/unaligned", "more": ["demo/code-clean-sft"], "weights": "1, 2"}
     assert {"raw", "unaligned", "safe"} & set(spec(page, **extra)) == set()
     assert spec(page, method="safe_lora", **extra)["raw"] == "demo/unaligned"
+    assert spec(page, method="safe_delta")["calibration"] == "demo/references"
+    assert "calibration" not in spec(page)
     several = spec(page, method="sce", **extra)
     assert several["tuned"] == ["demo/tool-mixed-sft", "demo/code-clean-sft"]
     assert several["parameters"] == {"weights": "1, 2"}

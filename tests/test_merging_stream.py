@@ -343,3 +343,26 @@ def test_hashes_made_beside_other_work_are_those_of_the_files(large: Any, monkey
     found = [file_hashes(one) for one in large]
     monkeypatch.setattr(hashes, "_known", {})
     assert found == [file_hashes(one) for one in large]
+
+
+def test_hashes_are_kept_for_the_next_process_and_never_for_changed_bytes(tmp_path: Path, monkeypatch: Any) -> None:
+    from backend.checkpoints import hashes
+
+    monkeypatch.setattr(hashes, "_known", {})
+    file, kept = tmp_path / "model.safetensors", tmp_path / "home" / "hashes.json"
+    file.write_bytes(bytes(hashes.WORTH_KEEPING))
+    first = hashes.file_hash(file)
+    hashes.remember(kept)
+    hashes._known.clear()
+    hashes.recall(kept)
+    with monkeypatch.context() as broken:
+        broken.setattr(hashes.hashlib, "sha256", lambda: pytest.fail("the file was read again"))
+        assert hashes.file_hash(file) == first
+    before = file.stat()
+    file.write_bytes(b"\1" * hashes.WORTH_KEEPING)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # the same path, inode, size and time of change
+    assert hashes.file_hash(file) != first
+    kept.write_text("[[1, 2")
+    hashes.recall(kept)
+    hashes.remember(kept)
+    assert len(json.loads(kept.read_text())) == 1

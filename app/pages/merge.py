@@ -35,7 +35,7 @@ class Merge:
                 self.estimate = sheet(live=True, elem_id="estimate")
                 self.fields.slot("general")
                 self.start = gr.Button("Start sweep", variant="primary", elem_id="start")
-                with gr.Accordion("Or search for a better front", open=False):
+                with gr.Accordion("Or search for a better front", open=False) as self.searching:
                     sheet(el("p", text.SEARCH_HELP, cls="s-quiet"))
                     self.fields.budget()
                     self.look = gr.Button("Start search", elem_id="search")
@@ -75,7 +75,10 @@ class Merge:
         shown_first.then(self.check, self.form, checked, **HIDDEN)
         for field in (form.task, form.preset):
             field.input(self.check, self.form, checked, **last)
-        for field in (*form.extras.values(), *form.values):
+        looked = [form.search_estimate, self.errors["minutes"]]
+        for asked in (self.searching.expand, form.minutes.blur, form.trials.blur):
+            asked(self.check_search, self.form, looked, **last)
+        for field in (*form.extras.values(), form.calibration, *form.values):
             field.change(self.check, self.form, checked, **last)
         for field in (form.grid, form.second_grid, form.seed, form.out):
             field.blur(self.check, self.form, checked, **last)
@@ -100,6 +103,13 @@ class Merge:
         except StudioError as error:
             errors = {self._field_of(error): str(error)}
         return found, estimate, *self.slots(errors)
+
+    def check_search(self, *form: Any) -> tuple[Any, Any]:
+        """What a search of this pair will take, or why it cannot start."""
+        try:
+            return cards.estimate(self.studio.plan("search", self.fields.spec("search", Fields.of(form)))), None
+        except StudioError as error:
+            return None, el("p", str(error), role="alert")
 
     def slots(self, errors: dict[str, str]) -> list[Any]:
         return [el("p", errors[field], role="alert") if field in errors else None for field in self.errors]

@@ -10,7 +10,21 @@ import gradio as gr
 from app import forms, text
 from app.web import sheet
 
-SLOTS = ("aligned", "tuned", "unaligned", "raw", "safe", "method", "grid", "task", "preset", "seed", "minutes", "lam")
+SLOTS = (
+    "aligned",
+    "tuned",
+    "unaligned",
+    "raw",
+    "safe",
+    "method",
+    "grid",
+    "task",
+    "preset",
+    "seed",
+    "minutes",
+    "lam",
+    "calibration",
+)
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 NOTHING = ""
 
@@ -31,6 +45,7 @@ class Fields(NamedTuple):
     unaligned: str | None
     raw: str | None
     safe: str | None
+    calibration: str | None
     second: str
     second_grid: str
     minutes: float
@@ -108,6 +123,12 @@ class Form:
                 label=text.EXTRA_LABELS[role], info=info,
             )  # fmt: skip
             self.slot(role)
+        chats = [one["name"] for one in self.catalogue.get("data", []) if one.get("role") == "references"]
+        self.calibration = gr.Dropdown(
+            chats, value=next(iter(chats), None), allow_custom_value=True, visible=bool(method.get("calibration")),
+            label=text.CALIBRATION_LABEL, info=text.CALIBRATION_HELP,
+        )  # fmt: skip
+        self.slot("calibration")
 
     def _parameters(self, first: str) -> None:
         """One group of components a method; only the chosen method's is seen, and of it what says something."""
@@ -159,6 +180,7 @@ class Form:
             self.minutes = gr.Number(10, label="Minutes at most", minimum=0.05, min_width=100)
             self.trials = gr.Number(60, label="Settings at most", precision=0, minimum=0, min_width=100)
         self.slot("minutes")
+        self.search_estimate = sheet(live=True, elem_id="search-estimate")
 
     def one_merge(self) -> None:
         """The λ and the folder of a merge to disk."""
@@ -176,7 +198,8 @@ class Form:
         """In the order of `Fields`."""
         return [
             self.aligned, self.tuned, self.method, self.grid, self.task, self.preset, self.seed, self.lam, self.out,
-            self.more, *self.extras.values(), self.second, self.second_grid, self.minutes, self.trials, *self.values,
+            self.more, *self.extras.values(), self.calibration, self.second,
+            self.second_grid, self.minutes, self.trials, *self.values,
         ]  # fmt: skip
 
     def summary(self, method: str) -> str | None:
@@ -189,8 +212,8 @@ class Form:
     def shown(self) -> list[Any]:
         """What `show` updates, in its order."""
         return [
-            self.method, self.tuned, self.more, *self.extras.values(), self.grid, self.second, self.second_grid,
-            self.lam, *self.groups.values(), *self.several.values(),
+            self.method, self.tuned, self.more, *self.extras.values(), self.calibration, self.grid,
+            self.second, self.second_grid, self.lam, *self.groups.values(), *self.several.values(),
         ]  # fmt: skip
 
     def show(self, name: str, grid: str, more: list[str]) -> list[Any]:
@@ -204,6 +227,7 @@ class Form:
             gr.update(visible=method.get("fine_tunes", [1, 1])[1] != 0),
             gr.update(visible=several),
             *(gr.update(visible=role in method.get("extras", ())) for role in self.extras),
+            gr.update(visible=bool(method.get("calibration"))),
             gr.update(
                 label=text.steps_of(knob), **({} if kept is None else {"value": forms.first_grid(method)})
             ),
@@ -238,6 +262,7 @@ class Form:
         parameters = forms.chosen(self.methods, fields.method, fields.values, skip="lam", several=several)
         request = {"aligned": fields.aligned or "", "tuned": tuned, "method": fields.method}
         request |= {role: getattr(fields, role) or "" for role in method.get("extras", ())}
+        request |= {"calibration": fields.calibration or ""} if method.get("calibration") else {}
         if kind == "merge":
             lam = {"lam": fields.lam} if forms.has(method, "lam") else {}
             return {**request, "parameters": parameters | lam, "out": fields.out or "", "seed": fields.seed}

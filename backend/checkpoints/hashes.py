@@ -1,4 +1,4 @@
-"""SHA-256 of weight files, so that a number can be traced to the bytes it came from. A process reads each file once.
+"""SHA-256 of weight files, so that a number can be traced to the bytes it came from. Each file is read once.
 
 Large files are hashed by helpers of their own while the caller does other work: loading torch alone takes as long as
 hashing two gigabytes, and holds Python's lock while it does.
@@ -6,7 +6,10 @@ hashing two gigabytes, and holds Python's lock while it does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +21,7 @@ from backend.types import Checkpoint
 
 BLOCK = 2**22
 WORTH_A_PROCESS = 2**27  # bytes
+WORTH_KEEPING = 2**20
 PROCESSES = 2
 SCRIPT = """
 import hashlib, os, sys
@@ -27,7 +31,30 @@ for name in sys.argv[1:]:
         print(hashlib.file_digest(stream, "sha256").hexdigest(), flush=True)
 """
 
-_known: dict[tuple[str, int, int, int], str] = {}
+MOST_KEPT = 10_000  # hashes in one file
+
+Key = tuple[str, int, int, int, int]
+
+_known: dict[Key, str] = {}
+
+
+def recall(file: Path) -> None:
+    """Take over the hashes that earlier processes wrote to `file`; a broken file is no file."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        for path, inode, size, changed, touched, digest in json.loads(file.read_text(encoding="utf-8")):
+            _known.setdefault((path, inode, size, changed, touched), digest)
+
+
+def remember(file: Path) -> None:
+    """Write the hashes of large files that still lie there as they were, so that later processes need not read them."""
+    recall(file)  # what others wrote meanwhile
+    kept = [(*key, digest) for key, digest in _known.items() if key[2] >= WORTH_KEEPING and _state(Path(key[0])) == key]
+    text = json.dumps(kept[-MOST_KEPT:])
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # only slower next time
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
 
 
 class HashesAhead:
@@ -86,7 +113,7 @@ def file_hashes(checkpoint: Checkpoint, *, should_stop: Callable[[], bool] = lam
 
 
 def file_hash(file: Path, *, should_stop: Callable[[], bool] = lambda: False) -> str:
-    """The SHA-256 of one file, remembered by its inode, size and time of change."""
+    """The SHA-256 of one file, remembered by its path, inode, size and times of change."""
     key = _key(file)
     if key not in _known:
         digest = hashlib.sha256()
@@ -101,7 +128,7 @@ def file_hash(file: Path, *, should_stop: Callable[[], bool] = lambda: False) ->
 
 def file_state(checkpoint: Checkpoint) -> list[tuple[str, int, int, int]]:
     """Path, inode, size and time of change of what `file_hashes` hashes: changed bytes change it."""
-    return [_key(file) for file in _files(checkpoint)]
+    return [_key(file)[:4] for file in _files(checkpoint)]
 
 
 def _files(checkpoint: Checkpoint) -> list[Path]:
@@ -109,6 +136,19 @@ def _files(checkpoint: Checkpoint) -> list[Path]:
     return [*files, checkpoint.folder / "adapter_config.json"] if checkpoint.kind == "adapter" else files
 
 
-def _key(file: Path) -> tuple[str, int, int, int]:
+def note(file: Path, digest: str) -> None:
+    """Take over the hash of a file from whoever wrote its bytes."""
+    _known[_key(file)] = digest
+
+
+def _key(file: Path) -> Key:
+    """What a file with other bytes differs in; the time of the last change of its entry cannot be set by hand."""
     status = file.stat()
-    return (str(file), status.st_ino, status.st_size, status.st_mtime_ns)
+    return (str(file.absolute()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _state(file: Path) -> Key | None:
+    try:
+        return _key(file)
+    except OSError:
+        return None

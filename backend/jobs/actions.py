@@ -134,6 +134,7 @@ def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         calibration=calibrated_with(context.settings, spec).get("calibration"),
         seed=spec["seed"],
         donor=given.donor,
+        hashes_in=context.settings.home / "hashes.json",
         report=context.report,
         should_stop=context.should_stop,
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backend.checkpoints.card import merged_config, model_card, public_name, put_side_files
 from backend.checkpoints.fitted import Fitted
-from backend.checkpoints.hashes import HashesAhead, file_hashes, file_state
+from backend.checkpoints.hashes import HashesAhead, file_hashes, file_state, note, recall, remember
 from backend.checkpoints.reader import open_source
 from backend.checkpoints.space import check_space, size_words
 from backend.checkpoints.tying import find_ends
@@ -116,6 +116,7 @@ def merge_to_folder(
     seed: int = 0,
     donor: Donor = "aligned",
     scores: Mapping[str, Any] | None = None,
+    hashes_in: Path | None = None,
     report: Report = lambda fraction, phrase: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def merge_to_folder(
         out: the new folder; refused where it exists and is not empty.
         donor: whose config, tokenizer and chat template the folder gets.
         scores: axis -> {"value", "low", "high", "n"} in percent for the card; none says "not evaluated".
+        hashes_in: keeps the SHA-256 of large files for the next merge; they are read again when they were changed.
         report: told the fraction of bytes written, at most ten times a second.
         should_stop: asked between blocks.
 
@@ -150,6 +152,8 @@ def merge_to_folder(
         raise UserError("calibration", problem=problem, remedy="Name a .jsonl of chats.")
     check = partial(_check, should_stop)
     inputs = [aligned, *others, *beside.values()]
+    if hashes_in:
+        recall(hashes_in)
     with HashesAhead(inputs) as hashes:
         models = open_models(aligned, others, beside, grams=grams, donor=donor)
         slots = [Slot(name, _stored(aligned, name), models.aligned.shape(name)) for name in models.names]
@@ -191,6 +195,10 @@ def merge_to_folder(
             parents = [("aligned", aligned), *(("fine-tuned", one) for one in others), *beside.items()]
             writer.put_text("README.md", model_card(out.name, recipe, parents, scores=scores))
             writer.commit()
+    if hashes_in:
+        for name, digest in writer.hashes.items():
+            note(out / name, digest)
+        remember(hashes_in)
     return recipe
 
 
