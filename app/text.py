@@ -111,6 +111,17 @@ EXTRAS = {
     "safe": "a model or adapter fine-tuned on safety data",
 }
 
+
+def compared(spec: Mapping[str, Any]) -> str:
+    """A comparison of strategies in a list of runs.
+
+    >>> compared({"task_data": "demo/tool-mixed", "arms": [{"name": "sft"}, {"name": "dualselect"}], "seeds": [0, 1]})
+    '2 strategies on tool-mixed, 2 seeds'
+    """
+    data = str(spec.get("task_data", "")).split("/")[-1]
+    return f"{len(spec.get('arms', ()))} strategies on {data}, {len(spec.get('seeds', ()))} seeds"
+
+
 # -- compare
 ENTER_A_PROMPT = "Type a request or pick an example."
 BUSY = "{reason} Stored answers are shown instead."

@@ -98,9 +98,9 @@ class Explore:
     @staticmethod
     def run_choices(runs: Sequence[Run]) -> list[tuple[str, int]]:
         def label(run: Run) -> str:
-            if run.kind == "compare":
-                return f"{run.name} (run {run.id})"
             where = text.STORED_BADGE if run.stored else f"run {run.id}"
+            if run.kind == "compare":
+                return f"{text.compared(run.spec)} ({where})"
             method = run.kind if run.kind == "search" else run.spec.get("method", run.kind)
             return f"{method} · {cards.tuned_name(run)} ({where})"
 
@@ -113,7 +113,7 @@ class Explore:
         task = str(wanted[0].spec.get("task") or "") if wanted else _preferred(tasks)
         mine = tasks.get(task, [])
         chosen = [run.id for run in wanted if run in mine]
-        chosen = chosen or [run.id for run in mine if run.stored] or _newest(mine)
+        chosen = chosen or _first_shown(mine)
         points = self.points(chosen)
         if point not in {one.id for one in points}:
             point = self._opening(points)
@@ -142,8 +142,7 @@ class Explore:
     # -- handlers
 
     def choose_task(self, task: str, minimum: float) -> tuple[Any, ...]:
-        runs = [run.id for run in self.by_task().get(task, []) if run.stored]
-        runs = runs or _newest(self.by_task().get(task, []))
+        runs = _first_shown(self.by_task().get(task, []))
         values = self.arrive(runs, None, minimum)
         return *(values[one] for one in self.outputs), {"runs": ",".join(map(str, runs)), "point": ""}
 
@@ -271,8 +270,11 @@ def _preferred(tasks: dict[str, list[Run]]) -> str:
     return max(tasks, key=lambda task: (sum(run.stored for run in tasks[task]), task), default="")
 
 
-def _newest(runs: Sequence[Run]) -> list[int]:
-    """The newest finished run, else the newest."""
+def _first_shown(runs: Sequence[Run]) -> list[int]:
+    """The stored sweeps; where there are none the newest finished run, else the newest."""
+    sweeps = [run.id for run in runs if run.stored and run.kind == "sweep"]
+    if sweeps:
+        return sweeps
     done = [run.id for run in runs if not run.status.is_live]
     return done[:1] or [run.id for run in runs[:1]]
 

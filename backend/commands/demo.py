@@ -1,4 +1,4 @@
-"""Build the micro-world's checkpoints, or verify what they must show."""
+"""Build the micro-world's checkpoints, verify what they must show, or compare all strategies on its mixed sets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from backend.settings import Settings, calm_threads
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("what", choices=("build", "verify"))
+    parser.add_argument("what", choices=("build", "verify", "compare"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=3, help="fine-tuning seeds that verify measures")
+    parser.add_argument("--seeds", type=int, default=3, help="fine-tuning seeds that verify and compare measure")
+    parser.add_argument("--tasks", default="reasoning,medical,code,tool", help="what compare trains; comma list")
     parser.add_argument("--out", help="where build writes; default: the studio's own assets")
 
 
@@ -33,6 +34,12 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         report = build(out, options.seed, settings.threads, say)
         store_results(settings, out, say)
         return print_json(report) if options.json else print_line(f"{out} is built.")
+    if options.what == "compare":
+        from backend.demo.results import store_comparison
+
+        for task in options.tasks.split(","):
+            store_comparison(settings, task.strip(), options.seeds, say)
+        return print_line(f"Stored under {settings.demo / 'results'}.")
     from backend.demo.verify import verify
 
     report = verify(settings, seeds=options.seeds, report=say)

@@ -1,4 +1,4 @@
-"""The stored results of the first screen: real sweeps of the shipped checkpoints, through the same door as everybody's.
+"""The stored results: real sweeps and comparisons of the shipped checkpoints, through the same door as everybody's.
 
 One bundle per fine-tune under `results/`, each with its recipe, points and every answer. They are made again whenever
 the checkpoints are, so that the first screen never shows numbers of another world.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,11 +35,35 @@ def store_results(settings: Settings, world: Path, report: Callable[[float, str]
         def progress(run: Run, number: int = number, name: str = name) -> None:
             report((number + run.fraction) / len(SETS), f"sweep of {name}: {run.phrase}")
 
-        bundle = _sweep(settings, world, name, progress)
-        text = json.dumps(bundle, ensure_ascii=False, separators=(",", ":"))
-        (fresh / f"{name}.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+        _write(fresh / f"{name}.json.gz", _sweep(settings, world, name, progress))
     shutil.rmtree(results, ignore_errors=True)
     fresh.rename(results)
+
+
+def store_comparison(settings: Settings, task: str, seeds: int, report: Callable[[float, str], None]) -> None:
+    """Compare all strategies on the task's mixed set and store the result beside the sweeps.
+
+    The run is one of the studio's own: stopped, it goes on from there (`runs --restart`), and the same comparison is
+    not made twice.
+    """
+    request = {
+        "model": "demo/aligned", "task_data": f"demo/{task}-mixed", "seeds": seeds, "tune": True, "preset": PRESET,
+    }  # fmt: skip
+    studio = Studio(settings)
+    try:
+        known = studio.plan("compare", request).stored_run
+        run = studio.run(known) if known is not None else studio.submit("compare", request)
+        run = studio.wait(run.id, lambda now: report(now.fraction, f"comparison on {task}: {now.phrase}"))
+        if run.status is not RunStatus.DONE:
+            raise RunFailed(f"The comparison on {task} ended {run.status}: {run.error}")
+        _write(settings.demo / "results" / f"compare-{task}.json.gz", studio.export_runs([run.id]))
+    finally:
+        studio.close()
+
+
+def _write(path: Path, bundle: Mapping[str, object]) -> None:
+    text = json.dumps(bundle, ensure_ascii=False, separators=(",", ":"))
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def _sweep(settings: Settings, world: Path, name: str, progress: Callable[[Run], None]) -> dict[str, object]:
