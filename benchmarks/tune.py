@@ -2,7 +2,7 @@
 
     python benchmarks/tune.py [--model demo|100m] [--blocks 8] [--arms sample,gate,single] [--trainer] [--most 1.3]
 
-Every arm trains its own copy from the same start. Blocks of six steps (one fresh reference direction each) are timed
+Every arm trains its own copy from the same start. Blocks of eight steps (one fresh reference direction each) are timed
 in turn; the time of a refresh is shared out over the steps between two refreshes. Ratios are to the `sft` block beside
 it: median with a bootstrap interval. On a CPU they are of processor seconds, which other work on the machine disturbs
 less. `single` is the same rule with one backward pass per row, as the published code has it; its choices must be those
@@ -39,7 +39,7 @@ from backend.registry import strategies
 from backend.tuning.data import Example, collate, encode, read_rows, shuffled_batches
 from backend.tuning.loop import TrainingSettings, _Run, add_lora
 
-BLOCK = 6
+BLOCK = 8
 EVERY = 100  # steps between two refreshes
 RANDOM = {  # hidden, layers, heads, intermediate, vocabulary
     "100m": (768, 12, 12, 3072, 8192),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,8 @@ class Rules:
         every = self.refresh_every or min(tools.epoch, 100)
         size = self.pool or pool_size(len(tools.references), tools.batch, every, _relative_length(tools))
         size = min(size, len(tools.references))
-        k = self.k_ref or max(4, round(0.1 * size))
+        # a tenth of all references, as in the paper, though only `size` of them are looked at
+        k = self.k_ref or max(4, min(size // 2, math.ceil(0.1 * len(tools.references))))
         return replace(
             self,
             warmup=self.warmup if self.warmup >= 0 else min(10, max(1, round(0.05 * tools.steps))),

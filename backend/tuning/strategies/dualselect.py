@@ -32,7 +32,7 @@ def dualselect(
     warmup: Annotated[int, Between(-1, 50, "steps")] = -1,
     refresh_every: Annotated[int, Between(0, 500, "steps")] = 0,
     turn_cos: Annotated[float, Between(-1, 0.95, "cosine")] = -1.0,
-    d_ref_every: Annotated[int, Between(1, 500, "steps")] = 6,
+    d_ref_every: Annotated[int, Between(1, 500, "steps")] = 8,
     b_ref: Annotated[int, Between(0, 4096, "rows")] = 0,
     scores: Literal["auto", "sample", "gate", "single"] = "auto",
     precondition: Literal["off", "adam"] = "off",
@@ -61,8 +61,8 @@ def dualselect(
         standardise: bring losses and cosines to one scale before adding them; off lets the losses rule.
         tau_ref: 0 chooses references sharply, larger weights them more softly.
         tau_task: 0 lets all kept samples count alike, larger prefers the more compatible ones.
-        pool: how many references are looked at per refresh; 0 spends a twelfth of the training time.
-        k_ref: how many references protect at a time; 0 takes a tenth of the pool.
+        pool: how many references are looked at per refresh; 0 spends a sixteenth of the training time.
+        k_ref: how many references protect at a time; 0 takes a tenth of all, at most half of the pool.
         kind_quota: the share of helpful answers among them, so that the model does not learn to refuse everything.
         ref_loss: what forgotten means; a loss above the start model's, a high loss, or a drift of all its answers.
         warmup: plain steps before protection starts; -1 takes a twentieth of all, at most 10.
