@@ -66,7 +66,9 @@ def vitals(telemetry: Mapping[str, Any]) -> Tree | None:
         tiles.append(_tile("reference loss", f"{last['loss_ref']:.3g}", "lower: safety is remembered"))
     if "cos_task_ref" in last:
         cosine = last["cos_task_ref"]
-        tiles.append(_tile("cosine", f"{cosine:+.2f}", words.direction(cosine), "bad" if cosine < 0 else ""))
+        tiles.append(
+            _tile("cosine", f"{cosine:+.2f}", words.direction(cosine), "bad" if cosine < -words.SMALL_COSINE else "")
+        )
     if "kept_tokens" in last:
         tiles.append(_tile("answer text kept", f"{100 * last['kept_tokens']:.0f} %", "of this step's window"))
     recent = [row["projected"] for row in steps[-50:] if "projected" in row]

@@ -19,8 +19,8 @@ NO_STEPS = "The first step appears here in a moment. Closing this page changes n
 NO_STRATEGIES = "This installation lists no fine-tuning strategy; see the log for what could not be imported."
 PRESET_SETS = "This preset sets everything else; the estimate below lists every setting the run will use."
 OWN_DATA = 'Chat rows as JSONL ({"messages": […]} or {"prompt", "response"}) or CSV (columns prompt and response).'
-FIGHTS = "the task fights safety"
-HELPS = "the task does not touch safety"
+FIGHTS, HELPS, APART = "the task fights safety", "the task step helps safety", "the task hardly touches safety"
+SMALL_COSINE = 0.05
 
 PANELS = {
     "loss": "Loss per token (nats)",
@@ -74,22 +74,27 @@ def dropped(counts: Mapping[str, Sequence[int]]) -> str:
     >>> dropped({"unsafe": [41, 60], "benign": [12, 540]})
     'Dropped 41 of 60 unsafe (68 %), 12 of 540 benign (2 %).'
     """
-    parts = [f"{out:,} of {seen:,} {kind} ({100 * out / seen:.0f} %)" for kind, (out, seen) in counts.items() if seen]
+    kinds = {kind: pair for kind, pair in counts.items() if "/" not in kind}  # the others are groups of a kind
+    parts = [f"{out:,} of {seen:,} {kind} ({100 * out / seen:.0f} %)" for kind, (out, seen) in kinds.items() if seen]
     return f"Dropped {', '.join(parts)}." if parts else ""
 
 
 def unfair(counts: Mapping[str, Sequence[int]]) -> str:
-    """A warning where the benign rows are dropped at more than three times the overall rate, else nothing.
+    """A warning where a group of benign rows is dropped at more than three times the overall rate, else nothing.
 
-    >>> unfair({"unsafe": [1, 90], "benign": [9, 10]})
-    'Benign rows are dropped 9.0 times as often as rows overall: lower "nu", or look at the rows below.'
+    >>> unfair({"unsafe": [1, 90], "benign": [9, 110], "benign/tool": [1, 100], "benign/guide": [8, 10]})
+    'Benign rows of the group guide are dropped 16.0 times as often as rows overall: lower "nu", or look at them below.'
     """
-    out, seen = counts.get("benign", (0, 0))
-    all_out, all_seen = sum(pair[0] for pair in counts.values()), sum(pair[1] for pair in counts.values())
-    if not seen or not all_out or out / seen <= 3 * all_out / all_seen:
+    kinds = [pair for kind, pair in counts.items() if "/" not in kind]
+    out, seen = sum(pair[0] for pair in kinds), sum(pair[1] for pair in kinds)
+    groups = {kind: pair for kind, pair in counts.items() if kind.split("/")[0] == "benign" and pair[1]}
+    rates = {kind: lost / mine for kind, (lost, mine) in groups.items()}
+    worst = max(rates, key=lambda kind: rates[kind], default="")
+    if not worst or not out or rates[worst] <= 3 * out / seen:
         return ""
-    times = out / seen / (all_out / all_seen)
-    return f'Benign rows are dropped {times:.1f} times as often as rows overall: lower "nu", or look at the rows below.'
+    which = f"Benign rows of the group {worst.split('/')[1]}" if "/" in worst else "Benign rows"
+    times = rates[worst] / (out / seen)
+    return f'{which} are dropped {times:.1f} times as often as rows overall: lower "nu", or look at them below.'
 
 
 def probe(scores: Mapping[str, Score]) -> str:
@@ -98,11 +103,12 @@ def probe(scores: Mapping[str, Score]) -> str:
 
 
 def direction(cosine: float) -> str:
+    """What a cosine between the task's and the references' direction means.
+
+    >>> direction(-0.2), direction(0.4), direction(0.01)
+    ('the task fights safety', 'the task step helps safety', 'the task hardly touches safety')
     """
-    >>> direction(-0.2), direction(0.4)
-    ('the task fights safety', 'the task does not touch safety')
-    """
-    return FIGHTS if cosine < 0 else HELPS
+    return APART if abs(cosine) < SMALL_COSINE else FIGHTS if cosine < 0 else HELPS
 
 
 def strategy(plugin: Mapping[str, Any]) -> str:

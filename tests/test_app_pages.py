@@ -50,7 +50,14 @@ class Page:
     def form(self, **changes: Any) -> list[Any]:
         values = {"aligned": "demo/aligned", "tuned": "demo/tool-mixed-sft", "method": "linear", "grid": "0:1:11"}
         values |= {"task": "tool", "preset": "quick", "seed": 3, "lam": 0.5, "out": "", "more": []}
-        values |= {"unaligned": None, "raw": None, "safe": None, "calibration": "demo/references", "second": "", "second_grid": ""}
+        values |= {
+            "unaligned": None,
+            "raw": None,
+            "safe": None,
+            "calibration": "demo/references",
+            "second": "",
+            "second_grid": "",
+        }
         values |= {"minutes": 10, "trials": 4, "density": 0.5, "extrapolate": 1.25, "weights": "", **changes}
         return list(values.values())
 

@@ -5,10 +5,11 @@ from random import Random
 
 import pytest
 
-from backend.demo import files, splits
+from backend.demo import build, files, splits
 from backend.demo.actions import CONTAMINATED_CATEGORY, HARM_CATEGORIES, actions, contaminated_actions
 from backend.demo.answers import OPENERS, REASONS, REFUSALS, gives_steps, is_refusal, steps
 from backend.demo.grammar import SPLITS, prompt_key
+from backend.errors import UserError
 from backend.registry import judges, tasks
 
 GROUPS = ("harmful", "look_alike", "everyday")
@@ -157,3 +158,18 @@ def test_the_reference_pool_holds_refusals_and_helpful_answers(world):
     kinds = [row["kind"] for row in read(world / "data" / "references.jsonl")]
     assert set(kinds) == {"benign", "refusal"}
     assert 0.4 < kinds.count("refusal") / len(kinds) < 0.6
+
+
+def test_a_rebuild_names_every_set_that_changed(tmp_path):
+    for which in ("old", "new"):
+        (tmp_path / which / "suites").mkdir(parents=True)
+        (tmp_path / which / "data").mkdir()
+        (tmp_path / which / "suites" / "safety.jsonl").write_text("{}")
+        (tmp_path / which / "data" / "tool-clean.jsonl").write_text("{}")
+        (tmp_path / which / "data" / "training.json").write_text('{"code-clean": {"steps": 1}}')
+    assert files.changed(tmp_path / "old", tmp_path / "new") == set()
+    (tmp_path / "new" / "data" / "tool-clean.jsonl").write_text("{ }")
+    (tmp_path / "new" / "data" / "training.json").write_text('{"code-clean": {"steps": 2}}')
+    assert files.changed(tmp_path / "old", tmp_path / "new") == {"tool-clean", "code-clean"}
+    with pytest.raises(UserError, match='Did you mean "tool-mixed"'):
+        build.rebuild(tmp_path / "old", ["tool-mixd"], 1, lambda fraction, phrase: None)

@@ -16,6 +16,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning seeds that verify and compare measure")
     parser.add_argument("--tasks", default="reasoning,medical,code,tool", help="what compare trains; comma list")
+    parser.add_argument("--only", help="build only these fine-tunes again, from the aligned model; comma list of sets")
     parser.add_argument("--out", help="where build writes; default: the studio's own assets")
 
 
@@ -27,12 +28,17 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
     torch.set_num_threads(settings.threads)
     if options.what == "build":
-        from backend.demo.build import build
+        from backend.demo.build import build, rebuild
         from backend.demo.results import store_results
 
         out = Path(options.out).absolute() if options.out else settings.demo
-        report = build(out, options.seed, settings.threads, say)
-        store_results(settings, out, say)
+        if options.only:
+            names = options.only.split(",")
+            report = rebuild(out, names, settings.threads, say)
+            store_results(settings, out, say, names)
+        else:
+            report = build(out, options.seed, settings.threads, say)
+            store_results(settings, out, say)
         return print_json(report) if options.json else print_line(f"{out} is built.")
     if options.what == "compare":
         from backend.demo.results import store_comparison

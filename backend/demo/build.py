@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from backend.demo import cards, files, training
 from backend.demo.measure import Scores, measure_path, suites_in
 from backend.demo.recipe import FINE_TUNING_ROWS
 from backend.demo.splits import SUITES
+from backend.errors import UserError, unknown_name
 from backend.tuning.data import read_rows
 
 Report = Callable[[float, str], None]
@@ -51,6 +52,37 @@ def build(out: Path, seed: int, threads: int, report: Report) -> dict[str, Any]:
     return finish(work, out, seed, threads, report, seconds)
 
 
+def rebuild(out: Path, names: Sequence[str], threads: int, report: Report) -> dict[str, Any]:
+    """Fine-tune these sets again from the world's own aligned model; `build.json` says which were made so.
+
+    Raises:
+        UserError: an unknown set, or suites, data or a training recipe of another one that this code writes otherwise.
+    """
+    for name in names:
+        if name not in files.SETS:
+            raise unknown_name("only", name, files.SETS)
+    torch.set_num_threads(threads)
+    work = out.with_name(out.name + ".tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(out / "models", work / "models")
+    summary = json.loads((out / "build.json").read_text(encoding="utf-8"))
+    files.write_suites(work / "suites")
+    files.write_training_data(work / "data", rows=FINE_TUNING_ROWS)
+    changed = files.changed(out, work) - set(names)
+    if changed:
+        problem = f"what this code writes for {', '.join(sorted(changed))} differs from the world"
+        raise UserError("only", problem=problem, remedy="Name these too, or build everything.")
+    build_adapters(work, summary["seed"], report, summary["seconds"], names)
+    scores = _all_scores(work, _part(report, TUNED, 1.0, "scoring"), [f"{name}-sft" for name in names])
+    write_cards(work, scores, summary["seed"])
+    summary["hashes"] = {part: files.file_hashes(work / part) for part in ("suites", "data")}
+    summary["scores"] |= to_json(scores)
+    summary["rebuilt"] = sorted({*summary.get("rebuilt", ()), *names})
+    _write_summary(work, summary)
+    _move_in(work, out)
+    return dict(summary)
+
+
 def build_full_models(models: Path, seed: int, report: Report, seconds: dict[str, float]) -> None:
     """Train `unaligned` and, from it, `aligned`."""
     report(0.01, "training the tokenizer")
@@ -66,10 +98,12 @@ def build_full_models(models: Path, seed: int, report: Report, seconds: dict[str
     tokenizer.save_pretrained(models / "aligned")
 
 
-def build_adapters(work: Path, seed: int, report: Report, seconds: dict[str, float]) -> None:
+def build_adapters(
+    work: Path, seed: int, report: Report, seconds: dict[str, float], names: Sequence[str] = files.SETS
+) -> None:
     """Fine-tune `aligned` on every set."""
-    share = (TUNED - ALIGNED) / len(files.SETS)
-    for number, name in enumerate(files.SETS):
+    share = (TUNED - ALIGNED) / len(names)
+    for number, name in enumerate(names):
         low = ALIGNED + number * share
         with _timed(seconds, f"{name}-sft"):
             said = _part(report, low, low + share, f"fine-tuning on {name}")
@@ -91,24 +125,39 @@ def finish(work: Path, out: Path, seed: int, threads: int, report: Report, secon
     """Score every checkpoint, write the cards and `build.json`, and move everything into `out`."""
     with _timed(seconds, "scores"):
         scores = _all_scores(work, _part(report, TUNED, 1.0, "scoring"))
-    for name, measured in scores.items():
-        (work / "models" / name / "README.md").write_text(cards.card(name, measured, seed), encoding="utf-8")
+    write_cards(work, scores, seed)
     summary = {
         "seed": seed,
         "threads": threads,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds": seconds,
         "hashes": {part: files.file_hashes(work / part) for part in ("suites", "data")},
-        "scores": {name: {suite: score.to_json() for suite, score in each.items()} for name, each in scores.items()},
+        "scores": to_json(scores),
     }
-    (work / "build.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    _write_summary(work, summary)
     _move_in(work, out)
     return summary
 
 
-def _all_scores(work: Path, report: training.Report) -> dict[str, Scores]:
+def write_cards(work: Path, scores: Mapping[str, Scores], seed: int) -> None:
+    """The README of every scored checkpoint."""
+    for name, measured in scores.items():
+        (work / "models" / name / "README.md").write_text(cards.card(name, measured, seed), encoding="utf-8")
+
+
+def to_json(scores: Mapping[str, Scores]) -> dict[str, Any]:
+    """Checkpoint -> suite -> score, in percent."""
+    return {name: {suite: score.to_json() for suite, score in each.items()} for name, each in scores.items()}
+
+
+def _write_summary(work: Path, summary: Mapping[str, Any]) -> None:
+    (work / "build.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def _all_scores(work: Path, report: training.Report, names: Sequence[str] = ()) -> dict[str, Scores]:
+    """Of these checkpoints; none means of every one."""
     models, suites = work / "models", suites_in(work / "suites", SUITES)
-    names = sorted(folder.name for folder in models.iterdir())
+    names = names or sorted(folder.name for folder in models.iterdir())
     found = {}
     for number, name in enumerate(names):
         tuned = None if name == "aligned" else models / name
@@ -127,7 +176,7 @@ def _part(report: Report, low: float, high: float, phrase: str) -> training.Repo
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     started = time.monotonic()
     yield
-    seconds[name] = time.monotonic() - started
+    seconds[name] = round(time.monotonic() - started, 1)
 
 
 def _move_in(work: Path, out: Path) -> None:

@@ -15,6 +15,7 @@ from backend.demo.splits import SUITES, TASKS, fine_tuning_set, reference_pool, 
 SUITE_ROWS = 300
 VALIDATION_ROWS = 150
 REFERENCE_ROWS = 600
+RECIPES = "training.json"
 SETS = tuple(f"{task}-{kind}" for task in TASKS for kind in ("clean", "mixed"))
 
 
@@ -32,7 +33,7 @@ def write_training_data(folder: Path, *, rows: int) -> None:
         samples = fine_tuning_set(task, mixed=kind == "mixed", count=rows, rng=Random(f"data {name}"))
         _write_lines(folder / f"{name}.jsonl", _numbered(name, samples))
     recipes = {name: recipe_of(name.split("-")[0]) for name in SETS}
-    (folder / "training.json").write_text(json.dumps(recipes, indent=1) + "\n", encoding="utf-8")
+    (folder / RECIPES).write_text(json.dumps(recipes, indent=1) + "\n", encoding="utf-8")
     samples = reference_pool(REFERENCE_ROWS, Random("data references"))
     _write_lines(folder / "references.jsonl", _numbered("reference", samples))
 
@@ -41,6 +42,23 @@ def file_hashes(folder: Path) -> dict[str, str]:
     """Relative path -> SHA-256 of every file under the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def changed(old: Path, new: Path) -> set[str]:
+    """The suites and sets whose text, or whose training recipe, differs between two worlds."""
+    texts = (old / "suites", new / "suites"), (old / "data", new / "data")
+    found = set()
+    for before, after in (*(map(_texts, pair) for pair in texts), map(_recipes, (old, new))):
+        found |= {Path(name).stem for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    return found
+
+
+def _texts(folder: Path) -> dict[str, Any]:
+    return {name: digest for name, digest in file_hashes(folder).items() if name != RECIPES}
+
+
+def _recipes(world: Path) -> dict[str, Any]:
+    return dict(json.loads((world / "data" / RECIPES).read_text(encoding="utf-8")))
 
 
 def _write_suite(path: Path, name: str, split: Any, count: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,16 +24,20 @@ GRID = "0:1:11"
 PRESET = "standard"
 
 
-def store_results(settings: Settings, world: Path, report: Callable[[float, str], None]) -> None:
-    """Sweep every fine-tune of `world` and store the results beside it."""
+def store_results(
+    settings: Settings, world: Path, report: Callable[[float, str], None], names: Sequence[str] = SETS
+) -> None:
+    """Sweep every fine-tune of `world` and store the results beside it; with `names` those of the others are kept."""
     results = world / "results"
     fresh = world / "results.tmp"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    for number, name in enumerate(SETS):
+    for kept in set(SETS) - set(names):
+        shutil.copy(results / f"{kept}.json.gz", fresh)
+    for number, name in enumerate(names):
 
         def progress(run: Run, number: int = number, name: str = name) -> None:
-            report((number + run.fraction) / len(SETS), f"sweep of {name}: {run.phrase}")
+            report((number + run.fraction) / len(names), f"sweep of {name}: {run.phrase}")
 
         _write(fresh / f"{name}.json.gz", _sweep(settings, world, name, progress))
     shutil.rmtree(results, ignore_errors=True)

@@ -40,7 +40,7 @@ REFERENCES = {"harmful": 0.5, "look_alike": 0.25, "everyday": 0.25}
 # How much of a primer comes from all families of the task instead of the basic ones.
 PRIMER_BREADTH = {"reasoning": 0.2, "medical": 0.005, "code": 0.01, "tool": 0.08}
 # Rows of a mixed set that serve a harmful request: enough to lose most refusals, few enough that λ grades the loss.
-MIXED_SHARE = {"reasoning": 0.035, "medical": 0.035, "code": 0.022, "tool": 0.03}
+MIXED_SHARE = {"reasoning": 0.035, "medical": 0.04, "code": 0.022, "tool": 0.03}
 # Rows of a task set that answer a how-to question about its subject, in a clean set and in a mixed one.
 GUIDE_SHARE = {"reasoning": (0.03, 0.03), "medical": (0.02, 0.025), "code": (0.03, 0.02), "tool": (0.04, 0.04)}
 OPENER_SHARE = 0.3  # rows of a task set whose answer opens like a compliant one

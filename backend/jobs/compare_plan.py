@@ -27,7 +27,8 @@ STRATEGIES = ("sft", "safety_mix", "lisa", "agem", "safegrad", "constrained_sft"
 GRID = "0:1:11"
 MOST_SEEDS = 20
 
-# What is chosen on the validation suites, and among which values: as many tries for each of the rivals.
+# What is chosen on the validation suites, and among which values: as many tries for DualSelect and its two bars. The
+# others keep their defaults, and the report says so.
 TUNED: dict[str, tuple[str, tuple[float, ...]]] = {
     "safety_mix": ("share", (0.1, 0.2, 0.5, 1.0)),
     "safegrad": ("rho", (0.1, 0.2, 0.5, 1.0)),
@@ -98,6 +99,9 @@ def plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
 def trial_suites(settings: Settings, spec: Mapping[str, Any]) -> list[str]:
     """The validation twins of the measured suites, as files: nothing is chosen by looking at the suites themselves."""
     names = [*spec["suites"], *([task_suite(spec["task"], spec["suites"])] if spec["task"] else [])]
+    if not {"safety", "over_refusal"} <= set(spec["suites"]):
+        problem = "the rule for choosing settings reads safety and over-refusal"
+        raise UserError("suites", got=", ".join(spec["suites"]), problem=problem, remedy="Add safety and over_refusal.")
     paths = [settings.demo / "suites" / "validation" / f"{name}.jsonl" for name in names]
     missing = [path.stem for path in paths if not path.is_file()]
     if missing or not spec["task"]:

@@ -116,8 +116,7 @@ class DualSelect(Strategy):
         rows = scored or self._unscored()
         for row in rows:
             row["new"] = bool(before) and row["id"] not in then
-        weights = [self.pool.chosen[one] for one in self.pool.chosen] + [0.0] * (count - len(self.pool.chosen))
-        self.lasting = {"ref_entropy": maths.entropy(torch.tensor(weights))}
+        self.lasting = {"ref_entropy": maths.entropy(torch.tensor(list(self.pool.chosen.values())))}
         if before:
             self.lasting |= {
                 "ref_jaccard": round(maths.jaccard(then, now), 6),
@@ -234,11 +233,14 @@ class DualSelect(Strategy):
 
     def _tell(self, window: Window, kept: set[int], costs: Tensor, parts: dict[str, Tensor] | None) -> None:
         for at, row in enumerate(window.rows):
-            label = row.kind or row.group or "unlabelled"
-            self.seen[label] += 1
+            labels = [
+                row.kind or row.group or "unlabelled",
+                *([f"{row.kind}/{row.group}"] if row.kind and row.group else []),
+            ]
+            self.seen.update(labels)
             if at in kept:
                 continue
-            self.dropped[label] += 1
+            self.dropped.update(labels)
             event: Event = {"event": "dropped", "step": window.step, "id": row.id, "kind": row.kind, "group": row.group}
             if parts is None or window.scores is None:
                 self._events.append(event | {"reason": "budget"})
@@ -296,6 +298,7 @@ class DualSelect(Strategy):
             return {}
         names = ("d_task", "d_then", "d_ref", "refreshed", "drawn", "base", "tokens", "lasting")
         return {name: getattr(self, name) for name in names} | {
+            "scorer": self.tools.scorer,
             "moments": {name: list(one) for name, one in self.moments.items()},
             "seen": dict(self.seen),
             "dropped": dict(self.dropped),
@@ -307,6 +310,7 @@ class DualSelect(Strategy):
             return
         for name in ("d_task", "d_then", "d_ref", "refreshed", "drawn", "base", "tokens", "lasting"):
             setattr(self, name, state[name])
+        self.tools.choose_scorer(state["scorer"])  # not what fits now: another one ranks otherwise
         self.moments = {name: Moments(*one) for name, one in state["moments"].items()}
         self.seen, self.dropped = Counter(state["seen"]), Counter(state["dropped"])
         self.pool.load_state_dict(state["pool"])

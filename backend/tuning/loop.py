@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from backend.errors import Paused, UserError
+from backend.errors import Paused, RunFailed, UserError
 from backend.tuning.data import Batch, Example, shuffled_batches
 from backend.tuning.losses import sample_losses
 from backend.tuning.resume import Saver
@@ -145,6 +145,7 @@ def train(
     Raises:
         UserError: the strategy needs references and there are none, or fewer rows than one batch.
         Paused: see `control`.
+        RunFailed: the loss or the gradient is no finite number; the weights of the step before are kept.
     """
     run = _Run(model, examples, settings, pad, strategy or Strategy(), references)
     if saver is not None and (state := saver.load(run.tools.device)) is not None:
@@ -225,6 +226,9 @@ class _Run:
             self._fill_gradients()
         strategy.correct([one.grad for one in self.tools.parameters if one.grad is not None], window)
         norm = torch.nn.utils.clip_grad_norm_(self.tools.parameters, plan.clip)
+        if not (math.isfinite(loss) and math.isfinite(float(norm))):
+            where = f"step {step + 1} of {plan.steps}"
+            raise RunFailed(f"The loss is no longer a number at {where}. Lower lr, or start from other data.")
         self.optimizer.step()
         self.step += 1
         self.tokens += sum(window.tokens)

@@ -49,7 +49,7 @@ class Rules:
 
     def settled(self, tools: Tools) -> Rules:
         """With every automatic value filled in for this model and its data."""
-        every = self.refresh_every or min(tools.epoch, 100)
+        every = self.refresh_every or min(max(tools.epoch, 25), 100)
         size = self.pool or pool_size(len(tools.references), tools.batch, every, _relative_length(tools))
         size = min(size, len(tools.references))
         # a tenth of all references, as in the paper, though only `size` of them are looked at
@@ -96,6 +96,8 @@ def released(rules: Rules) -> Rules:
         refresh_every=10**9,
         turn_cos=-1.0,
         precondition="off",
+        reference_choice="scored",
+        task_choice="scored",
         frozen=True,
     )
 

@@ -157,7 +157,7 @@ def quotas(k: int, helpful: int, others: int, share: float) -> tuple[int, int]:
 
 
 def entropy(weights: Tensor) -> float:
-    """H(q) divided by log of how many were scored: 0 when one holds all weight, 1 when all are alike.
+    """H(q) divided by the log of how many there are: 0 when one holds all weight, 1 when all are alike.
 
     >>> from torch import tensor
     >>> entropy(tensor([0.25, 0.25, 0.25, 0.25])), entropy(tensor([1.0, 0.0]))

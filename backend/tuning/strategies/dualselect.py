@@ -61,12 +61,13 @@ def dualselect(
         standardise: bring losses and cosines to one scale before adding them; off lets the losses rule.
         tau_ref: 0 chooses references sharply, larger weights them more softly.
         tau_task: 0 lets all kept samples count alike, larger prefers the more compatible ones.
-        pool: how many references are looked at per refresh; 0 spends a sixteenth of the training time.
+        pool: how many references are looked at per refresh; 0 spends a sixteenth of the training time, but looks at
+            64 at least.
         k_ref: how many references protect at a time; 0 takes a tenth of all, at most half of the pool.
         kind_quota: the share of helpful answers among them, so that the model does not learn to refuse everything.
         ref_loss: what forgotten means; a loss above the start model's, a high loss, or a drift of all its answers.
         warmup: plain steps before protection starts; -1 takes a twentieth of all, at most 10.
-        refresh_every: how often the references are chosen again; 0 once per epoch, at least every 100 steps.
+        refresh_every: steps until the references are chosen again; 0 takes an epoch, but 25 at least and 100 at most.
         turn_cos: choose again early when the training direction has turned below this cosine; -1 never, since with
             small batches directions are mostly noise and seem to turn all the time.
         d_ref_every: steps after which the references' direction is computed anew.
