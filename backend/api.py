@@ -242,6 +242,7 @@ task_arithmetic, ties.
         Raises:
             DeviceBusy: a run holds the device; the sentence names it.
             UserError: no columns, an empty prompt, or a checkpoint that cannot be used.
+            RunFailed: a newer call took the model, or its process ended; what came so far is no whole answer.
         """
         if not columns:
             raise UserError("columns", problem="no checkpoint was chosen", remedy="Choose at least one.")

@@ -3,9 +3,10 @@
 import threading
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from backend.api import Studio
-from backend.errors import DeviceBusy, UserError
+from backend.errors import DeviceBusy, RunFailed, UserError
 from backend.jobs import queue
 from backend.types import Column
 from tests.worlds import tiny_world
@@ -57,7 +58,9 @@ def test_a_newer_request_ends_the_older_one(studio):
     newer = []
     thread = threading.Thread(target=lambda: newer.extend(studio.stream([at(0.9)], PROMPT, new_tokens=8)))
     thread.start()
-    rest = list(older)
+    rest = []
+    with pytest.raises(RunFailed, match="newer request"):
+        rest.extend(older)
     thread.join()
     assert not any(chunk.done for chunk in rest)
     assert newer[-1].done
@@ -92,3 +95,11 @@ def test_mistakes_are_sentences(studio):
         studio.stream([at(2)], PROMPT)
     with pytest.raises(UserError, match="nowhere"):
         list(studio.stream([Column("nowhere")], PROMPT))
+
+
+def test_weights_written_again_under_the_same_name_are_read_again(studio):
+    before = answer(studio, at(1.0), tokens=8)[0]
+    folder = studio.settings.models_root / "tuned"
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: -one for name, one in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    assert answer(studio, at(1.0), tokens=8)[0] != before

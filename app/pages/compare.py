@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -247,7 +248,8 @@ class Compare:
             yield note(text.BUSY.format(reason=str(busy)), "warning"), shown
             return
         except StudioError as error:
-            yield note(str(error), "error"), SAME
+            if self.sessions.is_newest(session, ticket):  # else it is our own next request that took the model
+                yield note(str(error), "error"), SAME
             return
         finally:
             if stream is not None and hasattr(stream, "close"):
@@ -303,7 +305,9 @@ class Compare:
             else:
                 body = el("p", words, cls="answer caret" if waiting else "answer")
             if kind == "harmful":
-                body = el("details", el("summary", text.HARMFUL_NOTICE), body, cls="harmful", data_fold=f"h-{name}")
+                # not by name alone: another answer is folded again
+                fold = f"h-{name}-{zlib.crc32(repr((view['key'], view['lam'])).encode())}"
+                body = el("details", el("summary", text.HARMFUL_NOTICE), body, cls="harmful", data_fold=fold)
             cls = "s-column live-column" if name == "merged" else "s-column"
             head = el("h4", title, " ", badge or "")
             columns.append(

@@ -262,7 +262,7 @@ window.studio = (() => {
           }
         }
       } catch (error) {
-        drawAll({ "compare-status": ["p", { class: "note error", role: "alert" }, "The page cannot reach the studio. Reload it."] });
+        drawAll({ "compare-status": ["p", { class: "s-note error", role: "alert" }, "The studio did not answer. Ask again, or reload the page."] });
         console.warn(error);
       } finally { walking = false; }
     }

@@ -19,6 +19,8 @@ from backend.types import Chunk, Column
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS_FOR_A_REPLY = 120.0
+TAKEN = "A newer request took the model before this answer was complete. Ask again."
+ENDED = "The process with the model ended before the answer was complete; playground.log says why. Ask again."
 
 
 class Playground:
@@ -36,12 +38,17 @@ class Playground:
     def stream(
         self, columns: Sequence[Column], messages: Sequence[Mapping[str, str]], new_tokens: int
     ) -> Iterator[Chunk]:
-        """Yield each column's growing answer; ends early when a newer request arrives."""
+        """Yield each column's growing answer.
+
+        Raises:
+            RunFailed: a newer request took the model, or its process ended; what came so far is no whole answer.
+        """
         replies: queue.Queue[dict[str, Any] | None] = queue.Queue()
         with self._lock:
             request_id = self._latest = next(self._ids)
             for older in self._replies.values():
                 older.put(None)
+            self._replies.clear()
             self._replies[request_id] = replies
             order = sorted(range(len(columns)), key=lambda place: not 0 < columns[place].lam < 1)
             request = {
@@ -60,7 +67,8 @@ class Playground:
                 except queue.Empty:
                     raise RunFailed("The model gave no answer for two minutes. Try again.") from None
                 if reply is None:
-                    return
+                    newer = request_id != self._latest
+                    raise RunFailed(TAKEN if newer else ENDED)
                 if "error" in reply:
                     raise UserError("checkpoint", problem=reply["error"].rstrip("."), remedy="Pick another pair.")
                 if reply["done"]:

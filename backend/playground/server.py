@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,7 @@ class Stage:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._names: tuple[str, str] | None = None
+        self._files: list[tuple[Any, Any]] = []  # each resident checkpoint, and the state of its files when it was read
         self._answers: dict[tuple[object, ...], str] = {}
         self._pair: Any = None
         self._responder: Any = None
@@ -57,6 +59,7 @@ class Stage:
         if not request["messages"]:
             self._prepare(request["columns"][0])
             return
+        self._forget_changed()
         messages = [Message(turn["role"], turn["content"]) for turn in request["messages"]]
         for place in request.get("order") or range(len(request["columns"])):
             column = request["columns"][place]
@@ -76,8 +79,21 @@ class Stage:
             self._answers[key] = text
             _say(request, place, text, True, started)
 
+    def _forget_changed(self) -> None:
+        """A checkpoint whose files were written again is another one: its weights and answers go."""
+        from backend.checkpoints.hashes import file_state
+
+        try:
+            changed = any(file_state(checkpoint) != state for checkpoint, state in self._files)
+        except OSError:
+            changed = True
+        if changed:
+            self._names, self._pair, self._responder, self._files = None, None, None, []
+            self._answers.clear()
+
     def _prepare(self, column: Mapping[str, Any]) -> Any:
         """The model with this column's weights, written afresh from both ends."""
+        from backend.checkpoints.hashes import file_state
         from backend.checkpoints.resolve import resolve
         from backend.inference.model import load, pick_device
         from backend.jobs.actions import load_pair
@@ -87,14 +103,14 @@ class Stage:
         # A column without a fine-tuned side is the aligned end of whatever pair is resident.
         resident = self._names is not None and (names == self._names or names == (self._names[0], ""))
         if not resident:
-            self._pair = self._responder = None
-            aligned = resolve(names[0], self._settings, field="aligned")
+            self._names = self._pair = self._responder = None
+            aligned = tuned = resolve(names[0], self._settings, field="aligned")
             if names[1]:
                 tuned = resolve(names[1], self._settings, field="tuned")
                 self._responder, self._pair = load_pair(aligned, tuned, self._settings)
             else:
                 self._responder = load(aligned, device=pick_device(self._settings.device))
-            self._names = names
+            self._names, self._files = names, [(one, file_state(one)) for one in (aligned, tuned)]
         if self._pair is not None:
             lam = column["lam"] if names[1] else 0.0
             self._pair.write_into(self._responder.parameters(), methods.get("linear"), {"lam": lam})
@@ -124,6 +140,11 @@ def main() -> None:
                 stage.serve(request, newest)
             except StudioError as error:
                 print(json.dumps({"id": request["id"], "error": str(error)}), flush=True)
+            except Exception as error:  # whoever asked must hear of it; a half-loaded pair is not kept
+                traceback.print_exc()
+                reply = {"id": request["id"], "error": f"The model could not answer ({type(error).__name__})"}
+                print(json.dumps(reply), flush=True)
+                stage = Stage(settings)
         idle_since = time.monotonic()
 
 
