@@ -34,18 +34,18 @@ def component(parameter: Mapping[str, Any], **options: Any) -> gr.components.Com
 
 
 def slides(parameter: Mapping[str, Any]) -> bool:
-    """Whether a slider can reach the values people use: a learning rate from 1e-7 to 0.1 needs a number to type.
+    """Whether a slider can reach the values people use, the default among them; else there is a number to type.
 
     >>> slides({"kind": "float", "default": 2e-5, "low": 1e-7, "high": 0.1})
     False
-    >>> slides({"kind": "int", "default": 4, "low": 1, "high": 9})
-    True
+    >>> slides({"kind": "int", "default": 4, "low": 1, "high": 9}), slides({"name": "lr", "fine": True})
+    (True, False)
     """
-    if parameter.get("step"):
-        return True
+    if parameter.get("step") or parameter.get("fine"):
+        return not parameter.get("fine")
     default, size = parameter.get("default"), step(parameter)
-    fine = isinstance(default, (int, float)) and 0 < abs(default) < size
-    return not fine and (parameter["high"] - parameter["low"]) / size <= 1000
+    places = (default - parameter["low"]) / size if isinstance(default, (int, float)) else 0.0
+    return abs(places - round(places)) < 1e-6 and (parameter["high"] - parameter["low"]) / size <= 1000
 
 
 def step(parameter: Mapping[str, Any]) -> float:

@@ -25,6 +25,12 @@ class Between:
     high: float
     unit: str = ""
     step: float | None = None
+    fine: bool = False  # people use values far below a hundredth of the range: no slider
+
+
+@dataclass(frozen=True)
+class EveryPreset:
+    """Marks a knob that still counts where a preset sets the others."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Parameter:
     unit: str = ""
     choices: tuple[str, ...] = ()
     several: bool = False
+    every_preset: bool = False
+    fine: bool = False
     help: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -191,6 +199,7 @@ def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Param
     shared = next((extra.sentence for extra in extras if isinstance(extra, Help)), "")
     several = any(isinstance(extra, Several) for extra in extras)
     common: dict[str, Any] = {"name": name, "required": required, "help": sentence or shared, "several": several}
+    common["every_preset"] = any(isinstance(extra, EveryPreset) for extra in extras)
     common["default"] = None if required else default
     if get_origin(annotation) is Literal:
         return Parameter(kind="choice", choices=tuple(get_args(annotation)), **common)
@@ -203,7 +212,13 @@ def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Param
     if between is None:
         return Parameter(kind=kinds[annotation], **common)
     return Parameter(
-        kind=kinds[annotation], low=between.low, high=between.high, step=between.step, unit=between.unit, **common
+        kind=kinds[annotation],
+        low=between.low,
+        high=between.high,
+        step=between.step,
+        unit=between.unit,
+        fine=between.fine,
+        **common,
     )
 
 

@@ -181,13 +181,18 @@ class Finetune:
         data = {field: uploads.as_jsonl(path, field) for field, path in own.items() if path}
         parameters = self.settings.changed(strategy or "", values)
         if self.preset_of(strategy, values):
-            parameters = {"preset": parameters["preset"]}
+            parameters = {name: value for name, value in parameters.items() if name in self._under_presets}
         return {
             "model": model or "", "task_data": task_data or "", "references": references or "", **data,
             "strategy": strategy or "", "parameters": parameters,
             "training": forms.changed(self.training, schedule), "task": task or "", "probe_every": every or 0,
             "seed": seed, "out": out or "",
         }  # fmt: skip
+
+    @property
+    def _under_presets(self) -> set[str]:
+        """The settings that count whatever the preset."""
+        return {p["name"] for p in self.settings.parameters if p["name"] == "preset" or p.get("every_preset")}
 
     def preset_of(self, strategy: str | None, values: Any) -> str:
         """The chosen preset where it is another than the default: it sets everything else."""
@@ -198,7 +203,7 @@ class Finetune:
         mine, preset = self.settings.of(strategy), self.preset_of(strategy, values)
         about = f"{self._about(strategy)} {words.PRESET_SETS if preset else ''}".strip()
         shown = [
-            own and (not preset or parameter["name"] == "preset")
+            own and (not preset or parameter["name"] in self._under_presets)
             for own, parameter in zip(mine, self.settings.parameters, strict=True)
         ]
         more = gr.update(visible=any(one and folded for one, folded in zip(shown, self.folded, strict=True)))

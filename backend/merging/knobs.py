@@ -13,9 +13,11 @@ from backend.params import Between, Help, Several
 
 Lam = Annotated[float, Between(0, 1), Help("λ, no unit; 0 is the aligned model, 1 adds the whole merged step.")]
 Density = Annotated[
-    float, Between(0.001, 1), Help("the share of each tensor's elements that stays, at least one; 1 keeps all.")
+    float,
+    Between(0.001, 1, step=0.001),
+    Help("the share of each tensor's elements that stays, at least one; 1 keeps all."),
 ]
-Chance = Annotated[float, Between(0.001, 1), Help("the mean probability of a change to stay; 1 keeps all.")]
+Chance = Annotated[float, Between(0.001, 1, step=0.001), Help("the mean probability of a change to stay; 1 keeps all.")]
 Epsilon = Annotated[
     float,
     Between(0, 0.5),

@@ -14,7 +14,7 @@ def training(
     *,
     steps: Annotated[int, Between(1, 100_000, "steps")] = 300,
     batch: Annotated[int, Between(1, 1024, "rows")] = 16,
-    lr: Annotated[float, Between(0, 1)] = 0.0,
+    lr: Annotated[float, Between(0, 1, fine=True)] = 0.0,
     warmup: Annotated[float, Between(0, 0.5, "of the steps")] = 0.05,
     clip: Annotated[float, Between(0.01, 1000, "norm")] = 1.0,
     accumulate: Annotated[int, Between(1, 256, "parts")] = 1,

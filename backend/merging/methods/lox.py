@@ -22,7 +22,7 @@ def lox(
     aligned: Tensor,
     raw: Tensor,
     *,
-    extrapolate: Annotated[float, Between(0, 3)] = 1.25,
+    extrapolate: Annotated[float, Between(0, 3, step=0.05)] = 1.25,
     rank: Annotated[int, Between(0, 1024)] = 6,
 ) -> Tensor:
     """Push the aligned model further along the main directions of its alignment, before it is fine-tuned.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from backend.params import Between
+from backend.params import Between, EveryPreset
 from backend.registry import strategy
 from backend.tuning.dual import DualSelect
 from backend.tuning.rules import Rules, released
@@ -15,7 +15,7 @@ from backend.tuning.strategy import Strategy
 def dualselect(
     *,
     preset: Literal["studio", "released"] = "studio",
-    rho: Annotated[float, Between(0, 2)] = 0.2,
+    rho: Annotated[float, Between(0, 2), EveryPreset()] = 0.2,
     keep_tokens: Annotated[float, Between(0.5, 1, "of the answer tokens")] = 0.9,
     correction: Literal["safegrad", "add", "agem", "none"] = "safegrad",
     norm_match: bool = True,
@@ -26,15 +26,15 @@ def dualselect(
     tau_ref: Annotated[float, Between(0, 1, "score units")] = 0.0,
     tau_task: Annotated[float, Between(0, 1, "score units")] = 0.0,
     pool: Annotated[int, Between(0, 4096, "rows")] = 0,
-    k_ref: Annotated[int, Between(0, 4096, "rows")] = 0,
+    k_ref: Annotated[int, Between(0, 4096, "rows"), EveryPreset()] = 0,
     kind_quota: Annotated[float, Between(0, 1, "of the chosen")] = 0.5,
     ref_loss: Literal["sft_minus_base", "sft", "kl"] = "sft_minus_base",
-    warmup: Annotated[int, Between(-1, 50, "steps")] = -1,
+    warmup: Annotated[int, Between(-1, 50, "steps"), EveryPreset()] = -1,
     refresh_every: Annotated[int, Between(0, 500, "steps")] = 0,
     turn_cos: Annotated[float, Between(-1, 0.95, "cosine")] = -1.0,
     d_ref_every: Annotated[int, Between(1, 500, "steps")] = 8,
     b_ref: Annotated[int, Between(0, 4096, "rows")] = 0,
-    scores: Literal["auto", "sample", "gate", "single"] = "auto",
+    scores: Annotated[Literal["auto", "sample", "gate", "single"], EveryPreset()] = "auto",
     precondition: Literal["off", "adam"] = "off",
     reference_choice: Literal["scored", "random", "static", "mean"] = "scored",
     task_choice: Literal["scored", "random"] = "scored",
