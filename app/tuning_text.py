@@ -18,7 +18,11 @@ COMING = (
 NO_STEPS = "The first step appears here in a moment. Closing this page changes nothing: the run goes on."
 NO_STRATEGIES = "This installation lists no fine-tuning strategy; see the log for what could not be imported."
 PRESET_SETS = "This preset sets everything else; the estimate below lists every setting the run will use."
-OWN_DATA = 'Chat rows as JSONL ({"messages": […]} or {"prompt", "response"}) or CSV (columns prompt and response).'
+OWN_DATA = (
+    'Chat rows as JSONL ({"messages": […]} or {"prompt", "response"}) or CSV (columns prompt and response). Parquet '
+    "and packed files, Hub data sets (owner/name@revision:file) and mixes (.mix.yaml) are typed into the field above, "
+    "as a path or a name."
+)
 FIGHTS = "the task fights safety"
 HELPS = "the task does not touch safety"
 
