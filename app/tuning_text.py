@@ -18,7 +18,11 @@ COMING = (
 NO_STEPS = "The first step appears here in a moment. Closing this page changes nothing: the run goes on."
 NO_STRATEGIES = "This installation lists no fine-tuning strategy; see the log for what could not be imported."
 PRESET_SETS = "This preset sets everything that is not shown."
-OWN_DATA = 'Chat rows as JSONL ({"messages": […]} or {"prompt", "response"}) or CSV (columns prompt and response).'
+OWN_DATA = (
+    'Chat rows as JSONL ({"messages": […]} or {"prompt", "response"}) or CSV (columns prompt and response). Parquet '
+    "and packed files, Hub data sets (owner/name@revision:file) and mixes (.mix.yaml) are typed into the field above, "
+    "as a path or a name."
+)
 FIGHTS, HELPS, APART = "the task fights safety", "the task step helps safety", "the task hardly touches safety"
 SMALL_COSINE = 0.05
 

@@ -10,11 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import pyarrow
 import pytest
 from huggingface_hub import constants
+from pyarrow import parquet
 
 from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
+from backend.jobs.datasets import find_data
+from backend.tuning.rows import read_chat_file
 from tests import tiny
 
 MAIN, OLD = "a" * 40, "b" * 40
@@ -57,8 +61,8 @@ class FakeHub:
 
     def answer(self, request: BaseHTTPRequestHandler, path: str) -> None:
         self.asked.append(path)
-        parts = path.strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
+        parts = path.strip("/").removeprefix("datasets/").split("/")
+        api = parts[:2] in (["api", "models"], ["api", "datasets"])
         owner_name = "/".join(parts[2:4] if api else parts[:2])
         rest = parts[4:] if api else parts[2:]
         if owner_name in self.gated:
@@ -216,3 +220,61 @@ def test_a_cache_with_the_config_only_is_completed(hub: FakeHub, find, tmp_path:
     partial.mkdir(parents=True)
     (partial / "config.json").write_text((tmp_path / "new/config.json").read_text())
     assert find("owner/tiny").parameters > 0
+
+
+# ------------------------------------------------------------------------------------ data sets
+
+
+@pytest.fixture
+def data(hub: FakeHub, settings, tmp_path: Path):
+    """Looks data up on the fake Hub, where owner/sums is a set with two configs as Parquet."""
+    for config in ("main", "extra"):
+        folder = tmp_path / "sums" / config
+        folder.mkdir(parents=True)
+        rows = [{"question": f"{i} and {i} {config}?", "answer": f"#### {2 * i}"} for i in range(12)]
+        for split in ("train", "test"):
+            parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+    (tmp_path / "sums" / "README.md").write_text("Sums.")
+    hub.repositories["owner/sums"] = {MAIN: tmp_path / "sums"}
+    return lambda name: find_data(settings, name, "task_data", endpoint=hub.endpoint, cache=tmp_path / "cache")
+
+
+def test_a_parquet_file_of_a_config_is_found_by_its_path_at_a_pinned_commit(hub: FakeHub, data, monkeypatch) -> None:
+    found = data("owner/sums@main:main/train-00000-of-00001.parquet")
+    assert found.name == f"owner/sums@{MAIN}:main/train-00000-of-00001.parquet"
+    rows, skipped = read_chat_file(found.path, field="task_data")
+    assert (len(rows), skipped, rows[3].text) == (12, [], {"text": "3 and 3 main?", "answer": "#### 6"})
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.asked.clear()
+    assert (data(found.name), hub.asked) == (found, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "owner/sums",
+            "owner/sums has no single file to train on: extra/train-00000-of-00001.parquet, "
+            "main/train-00000-of-00001.parquet. Name one: owner/sums@revision:file.",
+        ),
+        ("owner/sums:README.md", "README.md of owner/sums is of no kind that is read; allowed is a .jsonl, .csv,"),
+        ("owner/sums@v9:main/gone.jsonl", "owner/sums@v9 cannot be read from the Hub"),
+        ("owner/none", "owner/none cannot be read from the Hub"),
+    ],
+)
+def test_data_that_the_hub_cannot_give_is_one_sentence(data, name: str, sentence: str) -> None:
+    with pytest.raises(UserError, match="task_data: ") as caught:
+        data(name)
+    assert sentence in str(caught.value)
+
+
+def test_a_mix_of_hub_parts_is_built_from_commits_and_found_without_the_hub(hub: FakeHub, data, tmp_path: Path) -> None:
+    parts = [{"data": f"owner/sums:{one}/train-00000-of-00001.parquet", "share": 0.5} for one in ("main", "extra")]
+    mix = tmp_path / "half.mix.json"
+    mix.write_text(json.dumps({"rows": 10, "parts": parts}))
+    found = data(str(mix))
+    assert [part["name"].split(":")[0] for part in found.to_json()["mix"]["parts"]] == [f"owner/sums@{MAIN}"] * 2
+    rows, _ = read_chat_file(found.path, field="task_data")
+    assert sum("main" in row.text["text"] for row in rows) == 5
+    hub.asked.clear()
+    assert (data(found.name), hub.asked) == (found, [])

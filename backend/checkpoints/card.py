@@ -148,7 +148,7 @@ def tuned_card(
         "",
         "| data | rows used | SHA-256 |",
         "|---|---|---|",
-        *(f"| {_plain(Path(one['name']).name)} | {one['kept']} | {one['sha256']} |" for one in recipe["data"]),
+        *(line for one in recipe["data"] for line in _data_lines(one)),
         "",
         "Hashes of the start weights, versions and the data report are in `tuning.json`.",
         "",
@@ -158,6 +158,23 @@ def tuned_card(
         "",
     ]
     return "\n".join(front + body)
+
+
+def _data_lines(file: Mapping[str, Any]) -> list[str]:
+    """A file's row of the table, and below it one for each part that it was mixed from."""
+    parts = (file.get("mix") or {}).get("parts", ())
+    named = [(_data_name(file["name"]), file["kept"], file["sha256"])]
+    named += [(f"… of it {_data_name(part['name'])}", part["taken"], part["sha256"]) for part in parts]
+    return [f"| {_plain(name)} | {rows} | {digest} |" for name, rows, digest in named]
+
+
+def _data_name(name: str) -> str:
+    """A Hub file with all that finds it; of a file on this disk not where it lies.
+
+    >>> _data_name("owner/sums@1f2e:main/train.parquet"), _data_name("/home/me/rows.jsonl")
+    ('owner/sums@1f2e:main/train.parquet', 'rows.jsonl')
+    """
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:

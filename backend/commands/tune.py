@@ -14,7 +14,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategy", default="dualselect", help="sft, dualselect or a rival; see the catalogue")
     parser.add_argument("--model", required=True, help="the full checkpoint to start from")
     parser.add_argument(
-        "--task-data", required=True, help="a demo set, a .jsonl or .csv file, owner/name@revision:file"
+        "--task-data",
+        required=True,
+        help="a demo set; a .jsonl, .csv, .jsonl.gz or .parquet file; owner/name@revision:file; a .mix.yaml file",
     )
     parser.add_argument("--references", help="good answers to protect, where the strategy needs them")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the strategy")

@@ -72,6 +72,20 @@ def search_suites(settings: Settings, spec: Mapping[str, Any]) -> tuple[list[Sui
     return validation, held_out
 
 
+def validation_suites(settings: Settings, spec: Mapping[str, Any], prompts: int) -> list[Suite]:
+    """A few prompts of the validation twin of each suite; settings are never chosen by looking at the test suites."""
+    names = [name for name in spec["suites"] if name != "helpfulness"]
+    scorer = tasks.get(spec["task"]) if spec["task"] else None
+    named = [(name, "") for name in names] + ([(scorer.facts["suite"], scorer.name)] if scorer else [])
+    found = []
+    for name, by in named:
+        path = settings.demo / "suites" / "validation" / f"{name}.jsonl"
+        if path.is_file():
+            suite = load_suite(path)
+            found.append(replace(suite, scorer=by or suite.scorer).first(prompts, spec["seed"]))
+    return found
+
+
 def suite_names(settings: Settings) -> list[str]:
     """The suites that came with the studio: the micro-world's, then the plain ones."""
     return [path.stem for path in _files(settings)]

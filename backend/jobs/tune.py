@@ -11,7 +11,6 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,28 +22,28 @@ from backend.checkpoints.resolve import resolve
 from backend.evaluation.outcomes import warnings
 from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import Measured, Runner
-from backend.evaluation.suites import Suite, load_suite, messages_of
+from backend.evaluation.suites import Suite
 from backend.inference.model import Responder, load, pick_device
-from backend.jobs.datasets import DataFile, find_data
-from backend.jobs.named_suites import chosen_suites
+from backend.jobs.datafile import DataFile
+from backend.jobs.datasets import find_data
+from backend.jobs.evaluated import measured_on, prompts_of
 from backend.jobs.planning import TUNING
 from backend.jobs.sources import fingerprint, pinned
 from backend.jobs.telemetry import Recorder
-from backend.registry import Plugin, strategies, tasks
+from backend.registry import Plugin, strategies
 from backend.settings import Settings
 from backend.storage.files import write_json
 from backend.tuning.knobs import layer_names
 from backend.tuning.loop import Order, Progress, TrainingSettings, add_lora, save_memory, train
 from backend.tuning.prepare import Prepared, prepare
 from backend.tuning.resume import Saver
-from backend.tuning.rows import prompt_key, read_chat_file
+from backend.tuning.rows import read_chat_file
 from backend.types import Checkpoint, Point
 
 if TYPE_CHECKING:
     from backend.jobs.actions import Context
 
 BATCH = 32
-PROBE_PROMPTS = 24
 TRAINED = 0.9  # of the run; the rest is measuring
 
 
@@ -56,7 +55,7 @@ def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     model = resolve(spec["model"], settings, field="model")
     responder = load(model, device=pick_device(settings.device))
     files = [find_data(settings, spec[one], one) for one in ("task_data", "references") if spec[one]]
-    suites, probed = chosen_suites(settings, spec), _validation_suites(settings, spec)
+    suites, probed = measured_on(settings, spec)
     data = _prepare(responder, files, spec, [*suites, *probed])
     for part, file in zip(("task", "references"), files, strict=False):
         data.report[part] |= file.to_json()
@@ -97,25 +96,10 @@ def _prepare(
     """Encoded rows whose prompts are in no suite that the run is measured on."""
     task = read_chat_file(files[0].path, field="task_data")
     references = read_chat_file(files[1].path, field="references") if len(files) > 1 else ([], [])
-    evaluated = {prompt_key(turn.content for turn in messages_of(row)) for suite in suites for row in suite.rows}
-    plan = spec["training"]
+    evaluated, plan = prompts_of(suites), spec["training"]
     return prepare(
         responder.tokenizer, task, references, evaluated=evaluated, max_len=plan["max_len"], batch=plan["batch"]
     )
-
-
-def _validation_suites(settings: Settings, spec: Mapping[str, Any]) -> list[Suite]:
-    """A few prompts of the validation twin of each suite; settings are never chosen by looking at the test suites."""
-    names = [name for name in spec["suites"] if name != "helpfulness"]
-    scorer = tasks.get(spec["task"]) if spec["task"] else None
-    named = [(name, "") for name in names] + ([(scorer.facts["suite"], scorer.name)] if scorer else [])
-    found = []
-    for name, by in named:
-        path = settings.demo / "suites" / "validation" / f"{name}.jsonl"
-        if path.is_file():
-            suite = load_suite(path)
-            found.append(replace(suite, scorer=by or suite.scorer).first(PROBE_PROMPTS, spec["seed"]))
-    return found
 
 
 # ------------------------------------------------------------------------------------------------ training

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.evaluation.runner import plugin_hash
 from backend.jobs import named_suites, planning
-from backend.jobs.datasets import DEMO, DataFile, find_data
+from backend.jobs.datafile import DataFile
+from backend.jobs.datasets import DEMO, find_data
+from backend.jobs.evaluated import measured_on, prompts_of
 from backend.jobs.forecast import LIBRARIES, check_room, flops_per_second, forecast
+from backend.jobs.mixes import mix_warnings
 from backend.jobs.sources import fingerprint, pinned, text_of
 from backend.params import check_parameters
 from backend.registry import strategies, tasks
 from backend.settings import Settings
 from backend.tuning.knobs import check_training
-from backend.tuning.rows import read_chat_file
+from backend.tuning.overlap import keep_apart
+from backend.tuning.rows import Row, counted, listed, read_chat_file
 from backend.types import Checkpoint, Estimate, Plan
 
 PRESET = "quick"
@@ -34,9 +38,7 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
         raise UserError("model", problem=f"{model.name} is an adapter", remedy="Name the full checkpoint under it.")
     task_data = find_data(settings, text_of(request, "task_data"), "task_data")
     references = _references(settings, request, task_data.name, needed="references" in strategy.facts["needs"])
-    for field, file in (("task_data", task_data), ("references", references)):
-        if file:
-            read_chat_file(file.path, field=field)
+    rows = _read({"task_data": task_data, "references": references})
     spec: dict[str, Any] = {
         "model": pinned(model),
         "task_data": task_data.name,
@@ -49,7 +51,7 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     } | named_suites.measuring(
         settings, {**request, "task": _task(settings, request, task_data), "preset": request.get("preset") or PRESET}
     )
-    suites = named_suites.chosen_suites(settings, spec)
+    suites, probed = measured_on(settings, spec)
     recipe = {
         "kind": "tune",
         **{key: value for key, value in spec.items() if key not in ("out", "probe_every")},
@@ -61,7 +63,28 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     }
     estimate = _estimate(settings, model, spec["training"], sum(len(suite.rows) for suite in suites))
     check_room(settings, estimate)
-    return Plan("tune", spec, recipe, planning.recipe_hash(recipe), estimate)
+    warnings = (*rows.warnings, *keep_apart(rows.task, rows.references, prompts_of([*suites, *probed])).sentences)
+    return Plan("tune", spec, recipe, planning.recipe_hash(recipe), estimate, warnings)
+
+
+class _Rows(NamedTuple):
+    """What both files hold, and a sentence for each file about what is left out of it or in it twice."""
+
+    task: list[Row]
+    references: list[Row]
+    warnings: list[str]
+
+
+def _read(files: Mapping[str, DataFile | None]) -> _Rows:
+    found: dict[str, list[Row]] = {field: [] for field in files}
+    warnings = []
+    for field, file in files.items():
+        if file:
+            found[field], skipped = read_chat_file(file.path, field=field)
+            if skipped:
+                warnings.append(f"Left out of {file.path.name}: {counted(len(skipped))}; {listed(skipped)}.")
+            warnings += mix_warnings(file)
+    return _Rows(found["task_data"], found["references"], warnings)
 
 
 def _references(settings: Settings, request: Mapping[str, Any], task_data: str, *, needed: bool) -> DataFile | None:

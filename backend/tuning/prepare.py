@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from backend.errors import UserError
 from backend.tuning.data import Example, encode
+from backend.tuning.overlap import keep_apart
 from backend.tuning.rows import Row, Skipped, refuse_many
 
 FEWEST_OF_A_KIND = 0.2
@@ -53,11 +54,9 @@ def prepare(
     Raises:
         UserError: more than 1 % of a file cannot be used, or less than one batch is left.
     """
-    kept, in_evaluation = _without(task[0], set(evaluated))
+    apart = keep_apart(task[0], references[0], set(evaluated))
+    kept, pool = apart.task, apart.references
     first = _encode(tokenizer, kept, task[1], max_len, cut=True, field="task_data")
-    pool, pool_in_evaluation = _without(references[0], set(evaluated))
-    pool, in_task = _without(pool, {row.key for row in kept})
-    pool, repeated = _distinct(pool)
     second = _encode(tokenizer, pool, references[1], max_len, cut=False, field="references")
     if len(first.examples) < batch:
         problem = f"{len(first.examples)} rows are left, fewer than one batch of {batch}"
@@ -65,30 +64,13 @@ def prepare(
     rows_twice = len(kept) - len({(row.key, row.messages[-1]["content"]) for row in kept})
     report = {
         "task": first.report | {"rows": len(task[0]) + len(task[1]), "repeated": rows_twice},
-        "references": second.report | {"rows": len(references[0]) + len(references[1]), "repeated": repeated},
-        "disjoint": {
-            "task_prompts_in_evaluation": in_evaluation,
-            "reference_prompts_in_evaluation": pool_in_evaluation,
-            "reference_prompts_in_task": in_task,
-            "note": "these rows were left out; rephrased prompts are not recognised",
-        },
+        "references": second.report
+        | {"rows": len(references[0]) + len(references[1]), "repeated": apart.references_repeated},
+        "disjoint": apart.report,
         "warnings": _warnings(second) if references[0] else [],
     }
     shown = {row.id: row.text for row in (*kept, *pool)}
     return Prepared(first.examples, second.examples, shown, report)
-
-
-def _without(rows: Sequence[Row], keys: Collection[str]) -> tuple[list[Row], int]:
-    kept = [row for row in rows if row.key not in keys]
-    return kept, len(rows) - len(kept)
-
-
-def _distinct(rows: Sequence[Row]) -> tuple[list[Row], int]:
-    """The first row of each prompt by id, so that the order of the file changes nothing."""
-    found: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda one: one.id):
-        found.setdefault(row.key, row)
-    return list(found.values()), len(rows) - len(found)
 
 
 def _encode(

@@ -1,22 +1,23 @@
 """Chat rows of a file, checked line by line. No torch and no tokenizer, so that a request is refused before it runs.
 
-A row is {"messages": [...]} with the answer last, or {"prompt", "response"}; optional are id, kind (benign, refusal,
-unsafe) and group. JSON lines, or CSV with these columns.
+A row has one of the shapes of `shapes.py`; optional are id, kind (benign, refusal, unsafe) and group. The file is of
+one of the kinds of `tables.py`.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import UserError
+from backend.tuning.shapes import NotAChat, problem_of, turns_of
+from backend.tuning.tables import MOST_BYTES, Broken, numbered_rows
 
 MOST_BAD = 0.01
+MOST_LISTED = 5
 LABELS = ("id", "kind", "group")
 
 
@@ -57,21 +58,16 @@ def prompt_key(contents: Iterable[str]) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def read_chat_file(path: Path, *, field: str) -> tuple[list[Row], list[Skipped]]:
-    """Every row of a JSONL or CSV file; what is broken is listed, not dropped in silence.
+def read_chat_file(path: Path, *, field: str, most_bytes: int = MOST_BYTES) -> tuple[list[Row], list[Skipped]]:
+    """Every row of a file; what is broken is listed, not dropped in silence.
 
     Raises:
-        UserError: the file is not there, is no text, holds no rows, or more than 1 % of its rows are broken.
+        UserError: the file cannot be read, unpacks to more than `most_bytes`, holds no rows, or more than 1 % of its
+            rows are broken.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(field, problem=f"there is no file {path}", remedy="Give a .jsonl or .csv file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(field, problem=f"{path} cannot be read ({error})", remedy="Save it as UTF-8 text.") from None
     found: list[Row] = []
     skipped: list[Skipped] = []
-    for line, given in _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text):
+    for line, given in numbered_rows(path, field=field, most_bytes=most_bytes):
         row = _row(line, given)
         (found if isinstance(row, Row) else skipped).append(row)  # type: ignore[arg-type]
     if not found and not skipped:
@@ -81,60 +77,54 @@ def read_chat_file(path: Path, *, field: str) -> tuple[list[Row], list[Skipped]]
 
 
 def refuse_many(skipped: Sequence[Skipped], total: int, field: str, name: str) -> None:
-    """Refuse a file of which more than 1 % cannot be used; the first lines are named."""
+    """Refuse a file of which more than 1 % cannot be used; lines are named by reason."""
     if len(skipped) > MOST_BAD * total:
-        listed = "; ".join(f"line {one.line}: {one.reason}" for one in skipped[:5])
-        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        problem = f"{len(skipped)} of {total} rows of {name} cannot be used: {listed}{more}"
+        problem = f"{len(skipped)} of {total} rows of {name} cannot be used: {listed(skipped)}"
         raise UserError(field, problem=problem, remedy="Mend or remove them.")
 
 
-def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    for line, one in enumerate(text.split("\n"), start=1):
-        if one.strip():
-            try:
-                yield line, json.loads(one)
-            except (json.JSONDecodeError, RecursionError):
-                yield line, "not JSON"
+def listed(skipped: Sequence[Skipped]) -> str:
+    """The first lines of each reason, as a sentence's end.
+
+    >>> listed([Skipped(4, "not JSON"), Skipped(5, "the answer is empty"), Skipped(9, "not JSON")])
+    'lines 4, 9: not JSON; line 5: the answer is empty'
+    """
+    lines: dict[str, list[int]] = {}
+    for one in skipped:
+        lines.setdefault(one.reason, []).append(one.line)
+    parts = []
+    for reason, numbers in list(lines.items())[:MOST_LISTED]:
+        more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
+        named = ", ".join(map(str, numbers[:MOST_LISTED]))
+        parts.append(f"line{'s' * (len(numbers) > 1)} {named}{more}: {reason}")
+    others = sum(map(len, list(lines.values())[MOST_LISTED:]))
+    return "; ".join(parts) + (f"; and {others} more" if others else "")
 
 
-def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    for one in reader:
-        yield reader.line_num, {key: value for key, value in one.items() if key and value}
+def counted(rows: int) -> str:
+    """A number of rows in words.
+
+    >>> counted(1), counted(2)
+    ('1 row', '2 rows')
+    """
+    return f"{rows} row{'s' * (rows != 1)}"
 
 
 def _row(line: int, given: Any) -> Row | Skipped:
-    if isinstance(given, str):
-        return Skipped(line, given)
+    if isinstance(given, Broken):
+        return Skipped(line, given.reason)
     if not isinstance(given, Mapping):
         return Skipped(line, "not an object")
-    messages = given.get("messages")
-    if messages is None and isinstance(given.get("prompt"), str):
-        messages = [
-            {"role": "user", "content": given["prompt"]},
-            {"role": "assistant", "content": given.get("response")},
-        ]
-    problem = _problem(messages)
-    if problem or messages is None:
+    try:
+        messages = turns_of(given)
+    except NotAChat as reason:
+        return Skipped(line, str(reason))
+    if problem := problem_of(messages):
         return Skipped(line, problem)
     turns = tuple({"role": turn["role"], "content": turn["content"]} for turn in messages)
     labels = {name: str(given.get(name) or "") for name in LABELS}
     labels["id"] = labels["id"] or hashlib.sha1(json.dumps(turns).encode(), usedforsecurity=False).hexdigest()[:16]
     return Row(line, messages=turns, **labels)
-
-
-def _problem(messages: Any) -> str:
-    if not isinstance(messages, list) or len(messages) < 2:
-        return "no prompt and answer"
-    for turn in messages:
-        if not isinstance(turn, Mapping) or not all(isinstance(turn.get(part), str) for part in ("role", "content")):
-            return "a turn without role or content"
-    if messages[-1]["role"] != "assistant":
-        return "the last turn is not the assistant's"
-    if not messages[-1]["content"].strip():
-        return "the answer is empty"
-    return "" if messages[-2]["content"].strip() else "the prompt is empty"
 
 
 def _with_own_ids(rows: Sequence[Row]) -> list[Row]:
