@@ -133,7 +133,7 @@ LABELS = {
     "references": ("Reference data", "safe behaviour that must not be forgotten"),
     "strategy": ("Strategy", ""),
     "task": ("Probe on the way", "a task to score besides safety"),
-    "probe_every": ("Probe every (steps)", "0: never"),
+    "probe_every": ("Probe every (steps)", "0: only at the end"),
     "seed": ("Seed", ""),
     "out": ("Folder", "leave empty to keep it with the studio's own runs"),
 }  # fmt: skip

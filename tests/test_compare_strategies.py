@@ -8,6 +8,7 @@ from app import cards, plots
 from app.pages.explore import Explore
 from backend.__main__ import main
 from backend.api import Studio
+from backend.demo.recipe import recipe_of
 from backend.errors import UserError
 from backend.evaluation.statistics import over_seeds, replicates
 from backend.jobs import compare
@@ -68,7 +69,7 @@ def test_a_comparison_has_every_strategy_seed_and_merge(studio, world):
     assert studio.plan("compare", world[1]).stored_run == run.id
     found = studio.frontier(points)
     assert cards.point_table(points, {run.id: run}, found, minimum=0, selected=None, only=[])
-    assert run.name in str(Explore.run_choices([run]))
+    assert "2 strategies on quick-mixed, 2 seeds (run 1)" in str(Explore.run_choices([run]))
     figure = plots.pareto(points, {run.id: run}, found)["figure"]
     assert {trace.get("name") for trace in figure["data"]} >= {f"sft, run {run.id}", f"dualselect, run {run.id}"}
 
@@ -135,9 +136,13 @@ def test_a_bad_request_is_refused_by_its_field(studio, world, change, field):
 def test_the_demo_is_trained_as_its_checkpoints_were(studio, world):
     write_suite(world[0].demo / "suites", "code", "task", 3)
     (world[0].demo / "data" / "code-mixed.jsonl").write_text((world[0].demo / "data" / "quick-mixed.jsonl").read_text())
+    recipes = {"code-mixed": recipe_of("code")}
+    (world[0].demo / "data" / "training.json").write_text(json.dumps(recipes))
     asked = world[1] | {"task_data": "demo/code-mixed", "training": {}}
     training = studio.plan("compare", asked).spec["training"]
-    assert (training["steps"], training["lr"], training["targets"]) == (240, 5e-3, "q_proj,k_proj,v_proj,o_proj")
+    assert {name: training[name] for name in recipes["code-mixed"]} == recipes["code-mixed"]
+    alone = {"model": "demo/aligned", "task_data": "demo/code-mixed", "suites": ["safety"]}
+    assert studio.plan("tune", alone).spec["training"] == training
     assert studio.plan("compare", asked | {"training": {"steps": 7}}).spec["training"]["steps"] == 7
 
 

@@ -229,7 +229,7 @@ def test_prompts_in_two_places_are_told_before_a_run_starts(studio, world, tmp_p
     assert plan.warnings == (
         "Left out of task.jsonl: 1 row; line 152: no known shape (it has prompt); allowed are "
         "messages, conversations, prompt with response, question with answer, chosen, instruction with output.",
-        "1 row of the task data with a prompt of a suite of this run is left out.",
+        "1 row of the task data with a prompt of a suite is left out.",
         "1 row of the references with a prompt of the task data is left out.",
     )
     assert studio.plan("tune", world[1]).warnings == ()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from backend.api import Studio
 from backend.errors import UserError
-from backend.jobs import telemetry
+from backend.jobs import telemetry, tune
 from backend.settings import child_environment
 from backend.tuning.rows import read_chat_file
 from backend.types import RunStatus
@@ -172,13 +172,46 @@ def test_prompts_of_the_evaluation_leave_the_data_and_those_of_the_task_the_refe
     write_rows(
         demo / "references.jsonl", [*(chat(i, "pool", "benign") for i in range(9)), twice, chat(3, "pool", "benign")]
     )
-    run = studio.wait(studio.submit("tune", world[1] | {"training": {"steps": 1, "batch": 4}}).id)
+    run = studio.wait(studio.submit("tune", world[1] | {"training": {"steps": 3, "batch": 4}}).id)
     data = run.result["data"]
     found = data["disjoint"]
     assert (found["task_prompts_in_evaluation"], found["reference_prompts_in_task"]) == (1, 1)
     assert (data["task"]["kept"], data["references"]["kept"], data["references"]["repeated"]) == (20, 9, 1)
     assert "refus" in data["warnings"][0]
     assert json.loads((world[0].runs / str(run.id) / "data_report.json").read_text()) == data
+
+
+def test_prompts_of_suites_that_this_run_does_not_draw_leave_the_data_as_well(studio, world):
+    demo = world[0].demo
+    write_rows(demo / "suites" / "unused.jsonl", [
+        {"suite": "unused", "version": "1", "axis": "safety", "judge": "rules", "license": "none"},
+        {"id": "u1", "prompt": "an unused prompt?", "kind": "harmful"},
+    ])  # fmt: skip
+    rows = [chat(i, "task", "benign") for i in range(20)] + [{"prompt": "An unused  prompt?", "response": "no"}]
+    write_rows(demo / "data" / "quick-mixed.jsonl", rows)
+    assert "1 row of the task data with a prompt of a suite is left out." in studio.plan("tune", world[1]).warnings
+
+
+def test_what_cannot_train_is_refused_before_the_model_is_loaded(studio, world):
+    with pytest.raises(UserError, match="warmup: got 2; allowed is less than the 2 steps"):
+        studio.plan("tune", world[1] | {"training": {"steps": 2}})
+    with pytest.raises(UserError, match="task_data: 40 of 40 rows are left, fewer than one batch of 64"):
+        studio.plan("tune", world[1] | {"training": {"steps": 8, "batch": 64}})
+    with pytest.raises(UserError, match="references: all 40 stand in the task data"):
+        studio.plan("tune", world[1] | {"references": "demo/quick-mixed"})
+
+
+def test_a_folder_that_was_filled_while_a_run_trained_is_left_alone(tmp_path):
+    made, taken = tmp_path / "made", tmp_path / "taken"
+    for folder in (made, taken):
+        folder.mkdir()
+        (folder / "tuning.json").write_text(folder.name)
+    with pytest.raises(UserError, match="was filled while the run trained"):
+        tune._move(made, taken)
+    assert (taken / "tuning.json").read_text() == "taken"
+    (taken / "tuning.json").write_text("made")  # the same result, by an attempt that was killed just after
+    tune._move(made, taken)
+    assert not made.exists()
 
 
 # ------------------------------------------------------------------------------------ stopping and going on

@@ -109,7 +109,7 @@ class Finetune:
             tasks = [(text.task(one["name"]), one["name"]) for one in self.catalogue["tasks"]]
             first = "tool" if "tool" in [name for _, name in tasks] else ""
             self.task = self._choice(
-                "task", [("no probes", ""), *tasks], value=first, filterable=False, min_width=170, scale=3
+                "task", [("safety only", ""), *tasks], value=first, filterable=False, min_width=170, scale=3
             )
             self.probe_every = gr.Number(
                 25, precision=0, minimum=0, **self._labels("probe_every"), min_width=120, scale=2
@@ -119,7 +119,12 @@ class Finetune:
             if field != "task":
                 self._slot(field)
         with gr.Accordion("Advanced: how the training runs", open=False):
-            self.schedule = [forms.component(parameter) for parameter in self.training]
+            first = {one["name"]: one.get("training") or {} for one in self.catalogue.get("data", [])}
+            wanted = first.get(self.sets["task_data"].value, {})
+            self.schedule = [
+                forms.component({**parameter, "default": wanted.get(parameter["name"], parameter.get("default"))})
+                for parameter in self.training
+            ]
             self.out = gr.Textbox("", max_lines=1, **self._labels("out"))
             self._slot("out")
         self._slot("training")
@@ -161,6 +166,7 @@ class Finetune:
         typed = [field for field in self.form if isinstance(field, boxes)]
         others = [field.change for field in self.form if not isinstance(field, boxes)]
         gr.on([*others, *(field.blur for field in typed)], self.check, self.form, self.checked, **last)
+        self.sets["task_data"].change(self.recommend, self.sets["task_data"], self.schedule, **HIDDEN)
         seen = [self.strategy, self.more, *self.values]
         for trigger in (self.strategy.change, *(value.input for value in self._presets())):
             trigger(self.show_settings, [self.strategy, *self.values], seen, **HIDDEN)
@@ -172,6 +178,12 @@ class Finetune:
         return [value for parameter, value in named if parameter["name"] == "preset"]
 
     # -- handlers
+
+    def recommend(self, task_data: str) -> list[Any]:
+        """How the chosen set wants to be trained, in the fields; other data leave them as they are."""
+        known = next((one for one in self.catalogue.get("data", []) if one["name"] == task_data), {})
+        wanted = known.get("training") or {}
+        return [gr.update(value=wanted[p["name"]]) if p["name"] in wanted else gr.skip() for p in self.training]
 
     def spec(self, *form: Any) -> dict[str, Any]:
         """The request as `Studio.plan("tune", …)` takes it; settings nobody changed are left to the backend."""

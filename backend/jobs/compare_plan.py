@@ -13,7 +13,6 @@ from typing import Any
 from backend.errors import UserError, unknown_name
 from backend.evaluation.presets import preset as find_preset
 from backend.jobs import planning
-from backend.jobs.datasets import recommended
 from backend.jobs.forecast import SECONDS_PER_POINT
 from backend.jobs.grids import parse_grid
 from backend.jobs.named_suites import task_suite
@@ -64,8 +63,7 @@ def plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
         raise UserError("tune", problem="its rule compares with sft", remedy="Add sft to the strategies.")
     by_hand = _by_hand(request.get("settings") or {}, names)
     shared = {key: request[key] for key in ("model", "task_data", "references", "task", "suites") if key in request}
-    training = {**recommended(settings, str(request.get("task_data") or "")), **dict(request.get("training") or {})}
-    shared["training"] = training
+    shared["training"] = dict(request.get("training") or {})
     shared["preset"] = find_preset(str(request.get("preset") or "standard")).name
     arms, plans = [], []
     for name in names:

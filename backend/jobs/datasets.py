@@ -37,7 +37,15 @@ def data_sets(settings: Settings) -> list[dict[str, Any]]:
         kinds = Counter(row.get("kind") or "unlabelled" for row in rows)
         summary = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         role = "references" if "references" in name else "task"
-        found.append({"name": name, "role": role, "rows": kinds.total(), "summary": f"{summary} rows."})
+        found.append(
+            {
+                "name": name,
+                "role": role,
+                "rows": kinds.total(),
+                "summary": f"{summary} rows.",
+                "training": recommended(settings, name),
+            }
+        )
     return found
 
 

@@ -19,6 +19,7 @@ import torch
 
 from backend.checkpoints.card import public_name, tuned_card
 from backend.checkpoints.resolve import resolve
+from backend.errors import UserError
 from backend.evaluation.outcomes import warnings
 from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import Measured, Runner
@@ -26,7 +27,7 @@ from backend.evaluation.suites import Suite
 from backend.inference.model import Responder, load, pick_device
 from backend.jobs.datafile import DataFile
 from backend.jobs.datasets import find_data
-from backend.jobs.evaluated import measured_on, prompts_of
+from backend.jobs.evaluated import held_out, measured_on
 from backend.jobs.planning import TUNING
 from backend.jobs.sources import fingerprint, pinned
 from backend.jobs.telemetry import Recorder
@@ -56,7 +57,7 @@ def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     responder = load(model, device=pick_device(settings.device))
     files = [find_data(settings, spec[one], one) for one in ("task_data", "references") if spec[one]]
     suites, probed = measured_on(settings, spec)
-    data = _prepare(responder, files, spec, [*suites, *probed])
+    data = _prepare(responder, files, spec, held_out(settings, spec))
     for part, file in zip(("task", "references"), files, strict=False):
         data.report[part] |= file.to_json()
     write_json(context.folder / "data_report.json", data.report)
@@ -90,13 +91,11 @@ def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ data
 
 
-def _prepare(
-    responder: Responder, files: Sequence[DataFile], spec: Mapping[str, Any], suites: Sequence[Suite]
-) -> Prepared:
-    """Encoded rows whose prompts are in no suite that the run is measured on."""
+def _prepare(responder: Responder, files: Sequence[DataFile], spec: Mapping[str, Any], evaluated: set[str]) -> Prepared:
+    """Encoded rows whose prompts are in no suite."""
     task = read_chat_file(files[0].path, field="task_data")
     references = read_chat_file(files[1].path, field="references") if len(files) > 1 else ([], [])
-    evaluated, plan = prompts_of(suites), spec["training"]
+    plan = spec["training"]
     return prepare(
         responder.tokenizer, task, references, evaluated=evaluated, max_len=plan["max_len"], batch=plan["batch"]
     )
@@ -265,9 +264,24 @@ def _save(trained: Any, tokenizer: Any, folder: Path, base: str) -> None:
 
 
 def _move(temporary: Path, out: Path) -> None:
-    """Give the complete folder its name; an earlier attempt's result of the same run makes room."""
-    shutil.rmtree(out, ignore_errors=True)
+    """Give the complete folder its name; only the same result of an earlier attempt makes room.
+
+    Raises:
+        UserError: the folder was filled by something else since the run was planned.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not _is_same_result(temporary, out):
+            problem = f"{out} was filled while the run trained"
+            raise UserError("out", problem=problem, remedy="Move what is there away and restart the run.")
+        shutil.rmtree(out)
+    elif out.exists():
+        out.rmdir()
     os.rename(temporary, out)
+
+
+def _is_same_result(one: Path, other: Path) -> bool:
+    told = [(folder / TUNING).read_bytes() if (folder / TUNING).is_file() else b"" for folder in (one, other)]
+    return bool(told[0]) and told[0] == told[1]
 
 
 def _checkpoint_name(out: Path, settings: Settings) -> str:

@@ -11,8 +11,8 @@ from backend.errors import UserError
 from backend.evaluation.runner import plugin_hash
 from backend.jobs import named_suites, planning
 from backend.jobs.datafile import DataFile
-from backend.jobs.datasets import DEMO, find_data
-from backend.jobs.evaluated import measured_on, prompts_of
+from backend.jobs.datasets import DEMO, find_data, recommended
+from backend.jobs.evaluated import held_out, measured_on
 from backend.jobs.forecast import LIBRARIES, check_room, flops_per_second, forecast
 from backend.jobs.mixes import mix_warnings
 from backend.jobs.sources import fingerprint, pinned, text_of
@@ -20,7 +20,7 @@ from backend.params import check_parameters
 from backend.registry import strategies, tasks
 from backend.settings import Settings
 from backend.tuning.knobs import check_training
-from backend.tuning.overlap import keep_apart
+from backend.tuning.overlap import Apart, keep_apart
 from backend.tuning.rows import Row, counted, listed, read_chat_file
 from backend.types import Checkpoint, Estimate, Plan
 
@@ -45,13 +45,18 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "references": references.name if references else "",
         "strategy": strategy.name,
         "parameters": check_parameters(strategy.name, strategy.parameters, dict(request.get("parameters") or {})),
-        "training": check_training(dict(request.get("training") or {}), parameters=model.parameters),
+        "training": check_training(
+            recommended(settings, task_data.name) | dict(request.get("training") or {}), parameters=model.parameters
+        ),
         "probe_every": _whole(request, "probe_every", 0, MOST_PROBES_APART),
         "out": _out(request),
     } | named_suites.measuring(
         settings, {**request, "task": _task(settings, request, task_data), "preset": request.get("preset") or PRESET}
     )
-    suites, probed = measured_on(settings, spec)
+    if spec["parameters"].get("warmup", -1) >= spec["training"]["steps"]:
+        allowed = f"less than the {spec['training']['steps']} steps"
+        raise UserError("warmup", got=spec["parameters"]["warmup"], allowed=allowed, remedy="-1 chooses a twentieth.")
+    suites, _ = measured_on(settings, spec)
     recipe = {
         "kind": "tune",
         **{key: value for key, value in spec.items() if key not in ("out", "probe_every")},
@@ -63,7 +68,9 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     }
     estimate = _estimate(settings, model, spec["training"], sum(len(suite.rows) for suite in suites))
     check_room(settings, estimate)
-    warnings = (*rows.warnings, *keep_apart(rows.task, rows.references, prompts_of([*suites, *probed])).sentences)
+    apart = keep_apart(rows.task, rows.references, held_out(settings, spec))
+    _check_left(apart, rows, spec)
+    warnings = (*rows.warnings, *apart.sentences)
     return Plan("tune", spec, recipe, planning.recipe_hash(recipe), estimate, warnings)
 
 
@@ -85,6 +92,18 @@ def _read(files: Mapping[str, DataFile | None]) -> _Rows:
                 warnings.append(f"Left out of {file.path.name}: {counted(len(skipped))}; {listed(skipped)}.")
             warnings += mix_warnings(file)
     return _Rows(found["task_data"], found["references"], warnings)
+
+
+def _check_left(apart: Apart, rows: _Rows, spec: Mapping[str, Any]) -> None:
+    """Refuse now what would end the run after the model was loaded."""
+    batch = spec["training"]["batch"]
+    if len(apart.task) < batch:
+        problem = f"{len(apart.task)} of {len(rows.task)} rows are left, fewer than one batch of {batch}"
+        remedy = "Take a smaller batch or more rows; prompts of the suites are left out."
+        raise UserError("task_data", problem=problem, remedy=remedy)
+    if rows.references and not apart.references:
+        problem = f"all {len(rows.references)} stand in the task data or in a suite as well"
+        raise UserError("references", problem=problem, remedy="Name rows of their own.")
 
 
 def _references(settings: Settings, request: Mapping[str, Any], task_data: str, *, needed: bool) -> DataFile | None:

@@ -35,8 +35,8 @@ class Apart(NamedTuple):
     def sentences(self) -> list[str]:
         """The same in words, without what did not happen."""
         told = (
-            (self.task_in_evaluation, "of the task data with a prompt of a suite of this run"),
-            (self.references_in_evaluation, "of the references with a prompt of a suite of this run"),
+            (self.task_in_evaluation, "of the task data with a prompt of a suite"),
+            (self.references_in_evaluation, "of the references with a prompt of a suite"),
             (self.references_in_task, "of the references with a prompt of the task data"),
         )
         return [f"{counted(count)} {what} {'is' if count == 1 else 'are'} left out." for count, what in told if count]

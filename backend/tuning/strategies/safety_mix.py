@@ -37,7 +37,7 @@ class SafetyMix(Strategy):
 
     def prepare(self, tools: Tools) -> None:
         super().prepare(tools)
-        count = round(self.share * len(tools.task))
+        count = round(self.share * len(tools.task)) or int(self.share > 0)  # none would be plain fine-tuning
         generator = tools.generator("mix")
         while count > 0:
             order = torch.randperm(len(tools.references), generator=generator).tolist()[:count]
