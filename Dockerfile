@@ -1,4 +1,5 @@
-# The studio in a container, ready for a Docker Space: docker build -t dualselect-studio . && docker run -p 7860:7860 dualselect-studio
+# The studio in a container, ready for a Docker Space (there it is a public page: the demo only).
+# docker build -t dualselect-studio . && docker run -e STUDIO_LOGIN=me:secret -p 7860:7860 dualselect-studio
 FROM python:3.12-slim
 RUN useradd --create-home --uid 1000 studio
 USER studio

@@ -12,13 +12,14 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read by gradio at 
 
 from app import text
 from backend.errors import StudioError
-from backend.settings import from_environment
+from backend.settings import Settings, from_environment, refuse_open_door
 
 
 def main() -> int:
     """Start everything; the exit code says whether it could."""
     try:
         settings = from_environment()
+        refuse_open_door(settings)
         refuse_taken_port(settings.host, settings.port)
         from backend.api import Studio
 
@@ -28,7 +29,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     threading.Thread(target=keep_worker, args=(studio,), daemon=True).start()
-    serve(studio, settings.host, settings.port)
+    serve(studio, settings)
     return 0
 
 
@@ -54,7 +55,7 @@ def keep_worker(studio: Any, seconds: float = 5.0) -> None:
             print(f"worker: {error}", file=sys.stderr)
 
 
-def serve(studio: Any, host: str, port: int) -> None:
+def serve(studio: Any, settings: Settings) -> None:
     """Launch and block until Ctrl-C."""
     from app.layout import build_app
     from app.theme import theme
@@ -63,7 +64,8 @@ def serve(studio: Any, host: str, port: int) -> None:
     page = build_app(studio)
     page.queue(max_size=200, default_concurrency_limit=8)
     _, url, _ = page.launch(
-        server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, show_error=False, share=False,
+        server_name=settings.host, server_port=settings.port, auth=settings.login,
+        prevent_thread_lock=True, quiet=True, show_error=False, share=False,
         theme=theme(), head=head(), run_history=False, ssr_mode=False, enable_monitoring=False, strict_cors=True,
         max_file_size="50mb", allowed_paths=[], footer_links=[], inbrowser=False,
     )  # fmt: skip

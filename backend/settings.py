@@ -24,6 +24,8 @@ class Settings:
         device: STUDIO_DEVICE; auto, cpu or cuda.
         demo: STUDIO_DEMO; the micro-world's folder, default the shipped one.
         save_seconds: STUDIO_SAVE_SECONDS; the least time between two checkpoints of a training.
+        login: STUDIO_LOGIN as name:password; who opens the page must give it. Children never see it.
+        public: STUDIO_PUBLIC, or a Space; no paths, no Hub ids, no folders to write to.
         database: STUDIO_DATABASE; an SQLAlchemy URL, default SQLite in `home`.
     """
 
@@ -36,6 +38,8 @@ class Settings:
     device: str = "auto"
     demo: Path = ASSETS / "demo"
     save_seconds: int = 2
+    login: tuple[str, str] | None = None
+    public: bool = False
 
     @property
     def runs(self) -> Path:
@@ -62,6 +66,8 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         port=_whole(env, "PORT", 7860, 0, 65535),
         threads=_whole(env, "STUDIO_THREADS", available_cores(), 1, 1024),
         device=device,
+        login=_login(env.get("STUDIO_LOGIN") or ""),
+        public=bool(env.get("SPACE_ID")) or env.get("STUDIO_PUBLIC", "0") not in ("", "0"),
         save_seconds=_whole(env, "STUDIO_SAVE_SECONDS", 2, 0, 86_400),
         demo=Path(env.get("STUDIO_DEMO") or ASSETS / "demo").absolute(),
     )
@@ -95,6 +101,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "STUDIO_DEVICE": settings.device,
         "STUDIO_DEMO": str(settings.demo),
         "STUDIO_SAVE_SECONDS": str(settings.save_seconds),
+        "STUDIO_PUBLIC": str(int(settings.public)),
         "OMP_NUM_THREADS": threads,
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
@@ -104,6 +111,38 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",
     }
+
+
+def refuse_in_public(settings: Settings, field: str, got: object) -> None:
+    """What only the machine's own user may name: paths, Hub ids, folders to write to."""
+    if settings.public:
+        allowed = "on a public page what came with the studio, and what was made on it"
+        raise UserError(
+            field, got=str(got)[:200], allowed=allowed, remedy="Run the studio yourself for your own files."
+        )
+
+
+def refuse_open_door(settings: Settings) -> None:
+    """An address that others can reach needs a login, or the limits of a public page.
+
+    >>> refuse_open_door(from_environment({"HOST": "0.0.0.0", "STUDIO_LOGIN": "me:secret"}))
+    >>> refuse_open_door(from_environment({"HOST": "0.0.0.0"}))
+    Traceback (most recent call last):
+    backend.errors.UserError: HOST: 0.0.0.0 lets others on the network read folders and start runs. Set \
+STUDIO_LOGIN=name:password, or STUDIO_PUBLIC=1 for a page with the demo only.
+    """
+    loopback = settings.host in ("localhost", "::1") or settings.host.startswith("127.")
+    if not (loopback or settings.login or settings.public):
+        remedy = "Set STUDIO_LOGIN=name:password, or STUDIO_PUBLIC=1 for a page with the demo only."
+        problem = f"{settings.host} lets others on the network read folders and start runs"
+        raise UserError("HOST", problem=problem, remedy=remedy)
+
+
+def _login(text: str) -> tuple[str, str] | None:
+    name, colon, password = text.partition(":")
+    if text and not (name and colon and password):
+        raise UserError("STUDIO_LOGIN", problem="it is not name:password", remedy="For example STUDIO_LOGIN=me:secret.")
+    return (name, password) if text else None
 
 
 def _whole(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from backend.errors import DeviceBusy, UserError, unknown_name
 from backend.jobs.grids import settings_of
+from backend.settings import from_environment
 from backend.types import (
     Chunk,
     Column,
@@ -331,4 +332,5 @@ class FakeStudio(FakeTuning):
 if __name__ == "__main__":
     from app.__main__ import serve
 
-    serve(FakeStudio(step_seconds=float(sys.argv[2]) if len(sys.argv) > 2 else 0.4), "127.0.0.1", int(sys.argv[1]))
+    studio = FakeStudio(step_seconds=float(sys.argv[2]) if len(sys.argv) > 2 else 0.4)
+    serve(studio, from_environment({"PORT": sys.argv[1]}))
