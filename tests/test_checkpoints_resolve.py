@@ -13,7 +13,7 @@ import torch
 
 from backend.checkpoints.adapter import updates_of
 from backend.checkpoints.inspect import describe
-from backend.checkpoints.resolve import resolve
+from backend.checkpoints.resolve import ALLOWED, resolve
 from backend.errors import UserError
 from tests import tiny
 
@@ -237,3 +237,9 @@ def test_a_plain_pattern_fits_a_module_by_name_or_by_a_dotted_end(settings, tmp_
     found = updates_of(resolve(str(tmp_path / "a"), settings), names)
     scales = [found[f"model.layers.{layer}.self_attn.q_proj.weight"].scale for layer in (0, 1)]
     assert scales == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 300, "/tmp/" + "x" * 300, "a/" * 3000 + "b"])
+def test_a_name_that_no_file_system_knows_is_one_sentence(settings, name: str) -> None:
+    said = refusal(name, settings)
+    assert said == f"aligned: got {name[:200]!r}; allowed is {ALLOWED}. Check the name."

@@ -159,3 +159,11 @@ def test_plain_suites_bring_the_plain_suite_of_the_task(tmp_path):
     assert set(recipe["judges"]) == {"rules"}
     with pytest.raises(UserError, match="Available: code, helpfulness, reasoning, tool"):
         studio.plan("evaluate", request | {"task": "medical"})
+
+
+@pytest.mark.parametrize("out", ["~nobody-of-this-name/x", "x" * 300, "x" * 252, "bad\0name"])
+def test_a_folder_that_cannot_be_made_is_refused_by_its_field(studio, out):
+    with pytest.raises(UserError) as caught:
+        studio.plan("merge", {"aligned": "aligned", "tuned": "tuned", "out": out})
+    allowed = "the path of a new folder that you may write to"
+    assert str(caught.value) == f"out: got {out[:200]!r}; allowed is {allowed}. Choose another folder."

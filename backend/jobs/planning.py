@@ -6,6 +6,7 @@ the same recipe hash have the same answer. What cannot change a result (threads,
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -115,10 +116,7 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     method = methods.get(text_of(request, "method", "linear"))
     given = find_sources(settings, request, method)
     parameters = _checked(method, dict(request.get("parameters") or {}), given)
-    out = str(request.get("out") or "").strip()
-    target = Path(out).expanduser().absolute() if out else None
-    if target and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError("out", problem=f"{target} exists and is not empty", remedy="Name a new folder.")
+    target = _new_folder(str(request.get("out") or "").strip())
     spec = {
         **given.spec(),
         "method": method.name,
@@ -141,6 +139,23 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     check_memory(estimate.memory)
     check_space(target or settings.models_root, estimate.disk - (leftover(target) if target else 0))
     return Plan("merge", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
+
+
+def _new_folder(out: str) -> Path | None:
+    """Where a merge is to be written, None for a folder under the models root."""
+    if not out:
+        return None
+    try:
+        target = Path(out).expanduser().absolute()
+        with contextlib.suppress(FileNotFoundError):
+            target.with_name(f"{target.name}.tmp").stat()  # what is written first has the longer name
+        full = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    except (OSError, RuntimeError, ValueError):  # too long, through a file, or `~` of somebody unknown
+        allowed = "the path of a new folder that you may write to"
+        raise UserError("out", got=out[:200], allowed=allowed, remedy="Choose another folder.") from None
+    if full:
+        raise UserError("out", problem=f"{target} exists and is not empty", remedy="Name a new folder.")
+    return target
 
 
 def _plan_search(settings: Settings, request: Mapping[str, Any]) -> Plan:
