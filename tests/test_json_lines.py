@@ -33,7 +33,7 @@ def test_a_break_inside_a_line_is_kept_by_every_reader(settings, tmp_path: Path)
 
 
 def test_a_home_of_nobody_is_refused_by_field(settings) -> None:
-    with pytest.raises(UserError, match="calibration: got '~nobody-of-this-name/x.jsonl'"):
+    with pytest.raises(UserError, match=r"calibration: got '~nobody-of-this-name/x\.jsonl'"):
         read_chats(settings, "~nobody-of-this-name/x.jsonl")
-    with pytest.raises(UserError, match="suites: got '~nobody-of-this-name/x.jsonl'"):
+    with pytest.raises(UserError, match=r"suites: got '~nobody-of-this-name/x\.jsonl'"):
         find_suite(settings, "~nobody-of-this-name/x.jsonl")

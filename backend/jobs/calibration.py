@@ -61,7 +61,9 @@ def read_chats(settings: Settings, name: str) -> list[list[Message]]:
         lines = path.read_text(encoding="utf-8").split("\n")  # not `splitlines`: U+2028 may stand inside a line
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UserError(FIELD, problem=f"{name[:200]} cannot be read ({reason})", remedy="Name a .jsonl of chats.") from None
+        raise UserError(
+            FIELD, problem=f"{name[:200]} cannot be read ({reason})", remedy="Name a .jsonl of chats."
+        ) from None
     chats: list[list[Message]] = []
     for number, line in enumerate(lines, 1):
         if line.strip() and len(chats) < MOST_CHATS:
