@@ -223,7 +223,7 @@ class FolderWriter:
             self._files.append(file)
             if not found:
                 _reserve(file, size)
-                os.pwrite(file, head, 0)
+            os.pwrite(file, head, 0)  # again when going on: after a power cut it may never have reached the disk
             self._digests.append(hashlib.sha256(head))
             offset = len(head)
             for slot in self._shards[number]:
