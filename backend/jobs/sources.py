@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from backend.checkpoints.guard import check_pair, raise_errors
@@ -95,6 +96,11 @@ def open_spec(settings: Settings, spec: Mapping[str, Any]) -> Sources:
     tuned = tuple(resolve(name, settings, field="tuned") for name in tuned_names(spec["tuned"]))
     extras = {role: resolve(name, settings, field=role) for role, name in spec.get("extras", {}).items()}
     return Sources(aligned, tuned, extras, donor=spec.get("donor", "aligned"))
+
+
+def merged_folder(settings: Settings, run: int, spec: Mapping[str, Any]) -> Path:
+    """Where the merge of this run is written."""
+    return Path(spec["out"]) if spec["out"] else settings.models_root / f"merge-{run}"
 
 
 def tuned_names(given: Any) -> list[str]:

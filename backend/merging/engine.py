@@ -142,6 +142,7 @@ def merge_to_folder(
 
     Raises:
         Cancelled: `should_stop` said so; nothing is left.
+        Interrupted: `should_stop` or `report` raised it; what is left is as after a kill.
         UserError: knobs, models or folder are wrong.
         RunFailed: the disk is full or cannot be written, or an input changed meanwhile.
     """
@@ -206,7 +207,7 @@ def merge_to_folder(
 
 def _check(should_stop: Callable[[], bool]) -> None:
     if should_stop():
-        raise Cancelled("The merge was cancelled; nothing was written.")
+        raise Cancelled("Cancelled; nothing was written.")
 
 
 def _check_unchanged(inputs: Sequence[Checkpoint], before: Sequence[Any]) -> None:
