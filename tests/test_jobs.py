@@ -1,5 +1,6 @@
 """Runs as real processes: what a closed page, a cancel and a kill do to them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -263,6 +264,21 @@ def test_a_run_outlives_the_process_that_asked_for_it_and_the_worker_then_ends(s
     page.communicate()
     wait_until(lambda: studio.run(run.id).status is RunStatus.DONE)
     assert worker.wait(10) == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_run_whose_checkpoint_changed_since_it_was_planned_is_refused_by_name(studio, world, settings, restarted):
+    run = studio.submit("sweep", world | {"tuned": "lora", "grid": "0,1"})
+    if restarted:
+        studio.cancel(run.id)
+        studio.restart(run.id)
+    config = settings.models_root / "lora" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 99}))
+    done = studio.wait(run.id)
+    assert done.status is RunStatus.FAILED
+    said = "tuned: the files of lora have changed since this run was planned. Start a new run with its settings."
+    assert done.error == said
+    assert studio.points([run.id]) == []
 
 
 def test_an_evaluation_and_a_merge_are_runs_too(studio, world, settings, tmp_path):

@@ -1,5 +1,7 @@
 """From a request to a plan: what is refused, what is hashed, what it is expected to take."""
 
+import json
+
 import pytest
 
 from backend.api import Studio
@@ -50,6 +52,31 @@ def test_other_weights_under_the_same_name_are_another_recipe(studio, world, set
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     assert studio.plan("sweep", world).recipe_hash != before
+
+
+@pytest.mark.parametrize(
+    ("file", "change"), [("lora/adapter_config.json", {"lora_alpha": 99}), ("aligned/chat_template.jinja", "")]
+)
+def test_what_stands_beside_the_weights_is_part_of_the_recipe(studio, world, settings, file, change):
+    request = world | {"tuned": "lora"}
+    before = studio.plan("sweep", request)
+    path = settings.models_root / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) if change else path.read_text() + "{# other #}")
+    after = studio.plan("sweep", request)
+    assert after.recipe_hash != before.recipe_hash
+    name = file.partition("/")[0]
+    assert [one["beside"] != other["beside"] for one, other in _fingerprints(before, after)] == [
+        one["name"] == name for one, _ in _fingerprints(before, after)
+    ]
+
+
+def _fingerprints(before, after):
+    return [(before.recipe[role], after.recipe[role]) for role in ("aligned", "tuned")]
+
+
+def test_the_demo_is_known_by_its_weights_so_that_its_stored_runs_are_found(studio):
+    plan = studio.plan("sweep", {"aligned": "demo/aligned", "tuned": "demo/code-mixed-sft"})
+    assert {"name", "revision", "kind", "files"} == set(plan.recipe["aligned"]) == set(plan.recipe["tuned"])
 
 
 def test_a_plan_forecasts_time_memory_and_disk_and_writes_nothing(studio, world):

@@ -92,8 +92,10 @@ def main(run: int) -> int:
 
         torch.set_num_threads(settings.threads)
         from backend.jobs.actions import ACTIONS
+        from backend.jobs.sources import check_unchanged
 
         row = database.run(run)
+        check_unchanged(settings, row.recipe)
         result = ACTIONS[row.kind](context, row.spec)
     except Interrupted as interrupted:
         queue.finish(database, run, RunStatus.INTERRUPTED, error=str(interrupted))
