@@ -168,11 +168,11 @@ def test_config_keys_that_could_run_code_are_dropped_and_listed(settings, tmp_pa
     assert not dropped & found.config.keys()
 
 
-def test_an_unknown_model_type_is_refused_with_the_list(settings, tmp_path: Path) -> None:
-    edit(tiny.folder(tmp_path / "m") / "config.json", model_type="evil")
-    said = refusal(tmp_path / "m", settings)
-    assert "config.json has model_type 'evil'; allowed is cohere, " in said
-    assert "llama" in said
+def test_an_unknown_model_type_is_read_and_noted(settings, tmp_path: Path) -> None:
+    edit(tiny.folder(tmp_path / "m") / "config.json", model_type="unheard")
+    table = describe(resolve(str(tmp_path / "m"), settings))
+    assert table["model_type"] == "unheard"
+    assert table["notes"] == ["its architecture is not one that the studio runs: it can be inspected and merged only"]
 
 
 @pytest.mark.parametrize(

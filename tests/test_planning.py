@@ -3,12 +3,16 @@
 import json
 
 import pytest
+import torch
 
 from backend.api import Studio
 from backend.checkpoints import space
+from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
+from backend.inference.model import load
 from backend.jobs.grids import parse_grid
 from backend.settings import from_environment
+from backend.types import RunStatus
 from tests.worlds import tiny_world
 
 
@@ -77,6 +81,27 @@ def _fingerprints(before, after):
 def test_the_demo_is_known_by_its_weights_so_that_its_stored_runs_are_found(studio):
     plan = studio.plan("sweep", {"aligned": "demo/aligned", "tuned": "demo/code-mixed-sft"})
     assert {"name", "revision", "kind", "files"} == set(plan.recipe["aligned"]) == set(plan.recipe["tuned"])
+
+
+def test_a_model_of_an_unlisted_type_is_merged_and_never_run(studio, world, settings, tmp_path):
+    for name in ("aligned", "tuned"):
+        path = settings.models_root / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "unheard"}))
+    for kind, request, field in (
+        ("sweep", world, "aligned"),
+        ("search", {key: world[key] for key in ("aligned", "tuned", "suites")}, "aligned"),
+        ("evaluate", {"checkpoint": "tuned", "suites": world["suites"]}, "checkpoint"),
+        ("evaluate", {"checkpoint": "lora", "aligned": "aligned", "suites": world["suites"]}, "aligned"),
+        ("tune", {"model": "aligned", "task_data": "demo/code-clean", "strategy": "sft"}, "model"),
+        ("compare", {"model": "aligned", "task_data": "demo/code-clean"}, "model"),
+    ):
+        with pytest.raises(UserError, match=rf"{field}: config.json has model_type 'unheard'; allowed is cohere, "):
+            studio.plan(kind, request)
+    with pytest.raises(UserError, match=r"aligned: config.json has model_type 'unheard'; .* inspected and merged"):
+        load(resolve("aligned", settings), device=torch.device("cpu"))
+    run = studio.wait(studio.submit("merge", {"aligned": "aligned", "tuned": "tuned", "out": str(tmp_path / "o")}).id)
+    assert (run.status, run.error) == (RunStatus.DONE, "")
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["model_type"] == "unheard"
 
 
 def test_a_plan_forecasts_time_memory_and_disk_and_writes_nothing(studio, world):

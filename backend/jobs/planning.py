@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backend.checkpoints.config import check_model_type
 from backend.checkpoints.guard import (
     check_pair,
     estimate_merge,
@@ -67,6 +68,7 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
     grid = read_grid(request.get("grid", "0:1:11"), method)
     turned = settings_of(grid, method.facts["knob"])
     given = find_sources(settings, request, method)
+    check_model_type(given.aligned.config, field="aligned")
     others = {key: value for key, value in dict(request.get("parameters") or {}).items() if key not in turned[0]}
     for point in turned:  # knobs that do not go together are refused before anything runs
         parameters = _checked(method, others | point, given)
@@ -98,6 +100,7 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
 def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
     checkpoint = resolve(text_of(request, "checkpoint"), settings, field="checkpoint")
     aligned = _base_of(settings, request, checkpoint)
+    check_model_type((aligned or checkpoint).config, field="aligned" if aligned else "checkpoint")
     spec = {"checkpoint": pinned(checkpoint), "aligned": pinned(aligned) if aligned else ""}
     spec |= measuring(settings, request)
     suites = chosen_suites(settings, spec)
@@ -116,6 +119,8 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     method = methods.get(text_of(request, "method", "linear"))
     given = find_sources(settings, request, method)
     parameters = _checked(method, dict(request.get("parameters") or {}), given)
+    if method.facts["calibration"]:  # it answers no prompt, but the chats run through it
+        check_model_type(given.aligned.config, field="aligned")
     target = _new_folder(str(request.get("out") or "").strip())
     spec = {
         **given.spec(),
@@ -161,6 +166,7 @@ def _new_folder(out: str) -> Path | None:
 def _plan_search(settings: Settings, request: Mapping[str, Any]) -> Plan:
     method = methods.get("layerwise")
     given = find_sources(settings, request, method)
+    check_model_type(given.aligned.config, field="aligned")
     _checked(method, {}, given)
     budget = {name: request[name] for name in ("minutes", "trials", "depth") if request.get(name) is not None}
     spec = {
@@ -205,13 +211,23 @@ def identity(method: Plugin) -> dict[str, Any]:
 def _plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     from backend.jobs.tune_plan import plan_tune  # it uses this module's checks
 
+    _check_runs(settings, request)
     return plan_tune(settings, request)
 
 
 def _plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
     from backend.jobs.compare_plan import plan_compare
 
+    _check_runs(settings, request)
     return plan_compare(settings, request)
+
+
+def _check_runs(settings: Settings, request: Mapping[str, Any]) -> None:
+    """Refuse a model to be trained that is not run here; an adapter is refused by the plan itself."""
+    name = str(request.get("model") or "").strip()
+    model = resolve(name, settings, field="model") if name else None
+    if model and model.kind == "full":
+        check_model_type(model.config, field="model")
 
 
 _PLANNERS: dict[str, Callable[[Settings, Mapping[str, Any]], Plan]] = {
