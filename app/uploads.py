@@ -56,7 +56,8 @@ def as_jsonl(path: str, field: str) -> str:
 
 
 def _json_rows(words: str, field: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(words.splitlines(), 1):
+    # `splitlines` would also cut at U+2028 and its like, which may stand inside a JSON line.
+    for number, line in enumerate(words.split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)

@@ -6,6 +6,7 @@ traceback (in the log, never on the page).
     ├── RunFailed      the input was fine, the work could not be done (disk, memory)      exit code 1
     ├── DeviceBusy     a run holds the device, so a live answer has to wait               exit code 1
     ├── Cancelled      somebody asked the run to stop                                     exit code 1
+    │   └── Interrupted   nobody did: its worker stops, and a restart is to go on         exit code 1
     └── Paused         somebody asked it to stop and go on later                          exit code 1
 """
 
@@ -54,6 +55,10 @@ class DeviceBusy(StudioError):
 
 class Cancelled(StudioError):
     """The run was asked to stop and did."""
+
+
+class Interrupted(Cancelled):
+    """The run has to stop because its worker does; what it has begun stays for a restart."""
 
 
 class Paused(StudioError):

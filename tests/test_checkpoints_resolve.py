@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from backend.checkpoints.adapter import updates_of
 from backend.checkpoints.inspect import describe
-from backend.checkpoints.resolve import resolve
+from backend.checkpoints.resolve import ALLOWED, resolve
 from backend.errors import UserError
 from tests import tiny
 
@@ -167,11 +168,11 @@ def test_config_keys_that_could_run_code_are_dropped_and_listed(settings, tmp_pa
     assert not dropped & found.config.keys()
 
 
-def test_an_unknown_model_type_is_refused_with_the_list(settings, tmp_path: Path) -> None:
-    edit(tiny.folder(tmp_path / "m") / "config.json", model_type="evil")
-    said = refusal(tmp_path / "m", settings)
-    assert "config.json has model_type 'evil'; allowed is cohere, " in said
-    assert "llama" in said
+def test_an_unknown_model_type_is_read_and_noted(settings, tmp_path: Path) -> None:
+    edit(tiny.folder(tmp_path / "m") / "config.json", model_type="unheard")
+    table = describe(resolve(str(tmp_path / "m"), settings))
+    assert table["model_type"] == "unheard"
+    assert table["notes"] == ["its architecture is not one that the studio runs: it can be inspected and merged only"]
 
 
 @pytest.mark.parametrize(
@@ -212,3 +213,33 @@ def test_looking_at_a_pair_imports_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'transformers', 'safetensors', 'gradio'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "m", tmp_path / "a"], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("table", ["alpha_pattern", "rank_pattern"])
+def test_patterns_of_a_foreign_adapter_are_names_and_never_run_as_expressions(
+    settings, tmp_path: Path, table: str
+) -> None:
+    tiny.adapter(tmp_path / "a", tiny.folder(tmp_path / "m"))
+    names = resolve(str(tmp_path / "m"), settings).tensors
+    edit(tmp_path / "a/adapter_config.json", **{table: {"(.*)*(.*)*(.*)*(.*)*(.*)*x": 4}})
+    with pytest.raises(UserError) as caught:
+        updates_of(resolve(str(tmp_path / "a"), settings), names)
+    assert str(caught.value) == (
+        f"tuned: the adapter's {table} has the key '(.*)*(.*)*(.*)*(.*)*(.*)*x'; allowed is the name of a module or a "
+        "dotted end of it. Write the modules out by name in adapter_config.json, or merge the adapter with PEFT first."
+    )
+
+
+def test_a_plain_pattern_fits_a_module_by_name_or_by_a_dotted_end(settings, tmp_path: Path) -> None:
+    tiny.adapter(tmp_path / "a", tiny.folder(tmp_path / "m"))
+    names = resolve(str(tmp_path / "m"), settings).tensors
+    edit(tmp_path / "a/adapter_config.json", lora_alpha=4, alpha_pattern={"proj": 40, "layers.1.self_attn.q_proj": 8})
+    found = updates_of(resolve(str(tmp_path / "a"), settings), names)
+    scales = [found[f"model.layers.{layer}.self_attn.q_proj.weight"].scale for layer in (0, 1)]
+    assert scales == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 300, "/tmp/" + "x" * 300, "a/" * 3000 + "b"])
+def test_a_name_that_no_file_system_knows_is_one_sentence(settings, name: str) -> None:
+    said = refusal(name, settings)
+    assert said == f"aligned: got {name[:200]!r}; allowed is {ALLOWED}. Check the name."

@@ -1,5 +1,6 @@
 """Runs as real processes: what a closed page, a cancel and a kill do to them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -214,6 +215,35 @@ def test_a_merge_whose_worker_and_child_are_killed_goes_on_where_it_was(studio, 
     assert done.result["recipe"]["effective"] == straight.result["recipe"]["effective"]
 
 
+def test_a_merge_whose_worker_is_stopped_keeps_what_it_has_and_a_cancelled_one_says_nothing_was_written(
+    studio, settings, tmp_path
+):
+    request = large_pair(settings.models_root) | {"out": str(tmp_path / "out")}
+    journal = tmp_path / "out.tmp" / "journal.jsonl"
+    begun = lambda: journal.exists() and len(journal.read_text().splitlines()) > 1  # noqa: E731
+    worker = start_worker(settings)
+    run = studio.submit("merge", request)
+    wait_until(begun)
+    worker.terminate()
+    worker.wait(10)
+    assert studio.run(run.id).status is RunStatus.INTERRUPTED
+    assert begun()
+    worker = start_worker(settings)
+    try:
+        studio.restart(run.id)
+        wait_until(lambda: studio.run(run.id).status is RunStatus.RUNNING and studio.run(run.id).fraction > 0)
+        studio.cancel(run.id)
+        wait_until(lambda: not studio.run(run.id).status.is_live)
+    finally:
+        worker.terminate()
+        worker.wait(10)
+    assert (studio.run(run.id).status, studio.run(run.id).error) == (
+        RunStatus.CANCELLED,
+        "Cancelled; nothing was written.",
+    )
+    assert not journal.exists()
+
+
 def test_a_killed_child_fails_its_run_and_the_queue_lives_on(studio, long_request, world, worker):
     run = studio.submit("sweep", long_request)
     wait_until(lambda: len(studio.points([run.id])) >= 1)
@@ -234,6 +264,21 @@ def test_a_run_outlives_the_process_that_asked_for_it_and_the_worker_then_ends(s
     page.communicate()
     wait_until(lambda: studio.run(run.id).status is RunStatus.DONE)
     assert worker.wait(10) == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_run_whose_checkpoint_changed_since_it_was_planned_is_refused_by_name(studio, world, settings, restarted):
+    run = studio.submit("sweep", world | {"tuned": "lora", "grid": "0,1"})
+    if restarted:
+        studio.cancel(run.id)
+        studio.restart(run.id)
+    config = settings.models_root / "lora" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 99}))
+    done = studio.wait(run.id)
+    assert done.status is RunStatus.FAILED
+    said = "tuned: the files of lora have changed since this run was planned. Start a new run with its settings."
+    assert done.error == said
+    assert studio.points([run.id]) == []
 
 
 def test_an_evaluation_and_a_merge_are_runs_too(studio, world, settings, tmp_path):

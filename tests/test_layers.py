@@ -62,6 +62,19 @@ def test_the_answer_is_kept_until_the_weights_change(studio, settings, monkeypat
     assert len(asked) == 1
 
 
+def test_another_alpha_of_an_adapter_is_another_map(studio, settings, monkeypatch):
+    from backend.jobs import layers
+
+    asked = []
+    monkeypatch.setattr(layers, "_ask", lambda *names: asked.append(names) or "[]")
+    studio.task_vector("aligned", "lora")
+    config = settings.models_root / "lora" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 99}))
+    studio.task_vector("aligned", "lora")
+    studio.task_vector("aligned", "lora")
+    assert len(asked) == 2
+
+
 def test_the_command_prints_a_table_or_json(studio, settings, capsys, monkeypatch):
     for name, value in (("STUDIO_HOME", settings.home), ("STUDIO_THREADS", "1"), ("STUDIO_DEVICE", "cpu")):
         monkeypatch.setenv(name, str(value))

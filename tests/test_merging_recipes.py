@@ -155,6 +155,13 @@ dtype: bfloat16
         ("{merge_method: slerp, base_model: a, models: [{model: b}], parameters: {t: [0, 1]}}", "layerwise"),
         ("{merge_method: slerp, base_model: a, models: [{model: b}], parameters: {t: x}}", "t is 'x'"),
         ("{merge_method: ties, base_model: a, models: [{}]}", "a model has no name"),
+        ("{merge_method: ties, base_model: a, models: [{model: b}], parameters: {densty: 1}}", 'mean "density"'),
+        ("{merge_method: ties, base_model: a, models: [{model: b, parameters: {epsilon: 1}}]}", 'no "epsilon"'),
+        ("{merge_method: slerp, base_model: a, models: [{model: b, wieght: 1}]}", "a model has `wieght`"),
+        ("{merge_method: ties, base_model: a, models: {model: b}}", "models are no list"),
+        ("{merge_method: ties, base_model: a}", "models are no list"),
+        ("{merge_method: ties, base_model: a, models: [{model: b}], tokenizer_source: union}", "is 'union'; allowed"),
+        ("{merge_method: ties, base_model: a, models: [{model: b}], out_dtype: float16}", "keeps the aligned model's"),
         ("{merge_method: passthrough, base_model: a, slices: [{}, {}]}", "layers of different models"),
         ("{merge_method: ties, base_model: a, models: [{model: b}], modules: {}}", "`modules` has no counterpart"),
         ("{merge_method: ties, base_model: a, models: [{model: c+b}]}", "stands on another model"),
@@ -167,6 +174,17 @@ dtype: bfloat16
 def test_a_mergekit_file_that_means_something_else_is_refused(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         from_mergekit(text)
+
+
+def test_a_slice_is_whole_models_only_if_it_ends_with_their_last_layer() -> None:
+    text = "{merge_method: slerp, base_model: a, parameters: {t: 0.3}, slices: [{sources: [%s]}]}"
+    whole, part = (
+        text % f"{{model: a, layer_range: [0, {end}]}}, {{model: b, layer_range: [0, {end}]}}" for end in (12, 8)
+    )
+    assert from_mergekit(whole, layers_of=lambda name: 12)["tuned"] == ["b"]
+    for layers in (12, None):
+        with pytest.raises(UserError, match=r"takes the layers \[0, 8\] of a with"):
+            from_mergekit(part, layers_of=lambda name, layers=layers: layers)
 
 
 def test_what_mergekit_lacks_is_not_written() -> None:

@@ -22,7 +22,7 @@ from backend.checkpoints.folder import read_folder
 from backend.checkpoints.guard import estimate_merge
 from backend.checkpoints.hashes import HashesAhead, file_hash, file_hashes
 from backend.checkpoints.reader import open_source
-from backend.errors import Cancelled
+from backend.errors import Cancelled, Interrupted, RunFailed
 from backend.merging import blocks
 from backend.merging.arithmetic import merge_block, merge_whole, rewrite, walked_step
 from backend.merging.blocks import over_blocks, spans
@@ -280,6 +280,44 @@ def test_changed_inputs_void_what_was_finished(large: Any, tmp_path: Path, monke
     shard.write_bytes(data)
     recipe = merge_to_folder(*large, plugin, {"lam": 0.5}, tmp_path / "out")
     assert recipe["files"] == merge_to_folder(*large, plugin, {"lam": 0.5}, tmp_path / "straight")["files"]
+
+
+def test_a_header_that_never_reached_the_disk_is_written_again(large: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    interrupted(large, tmp_path / "out", monkeypatch, {"lam": 0.3})
+    for shard in (tmp_path / "out.tmp").glob("*.safetensors"):  # what a power cut may leave of it
+        with shard.open("r+b") as file:
+            file.write(b"\0" * 64)
+    linear = methods.get("linear")
+    recipe = merge_to_folder(*large, linear, check_request(linear, {"lam": 0.3}), tmp_path / "out")
+    assert {name: file_hash(tmp_path / "out" / name) for name in recipe["files"]} == recipe["files"]
+    assert read_folder("out", tmp_path / "out").tensors.keys() == large[0].tensors.keys()
+
+
+def test_an_input_that_changes_during_the_merge_fails_it_by_name(large: Any, tmp_path: Path) -> None:
+    weights = next(iter(large[1].tensors.values())).file
+    linear = methods.get("linear")
+    with pytest.raises(RunFailed, match=r"tuned changed while it was merged; nothing was kept"):
+        merge_to_folder(
+            *large, linear, check_request(linear, {}), tmp_path / "out", report=lambda done, said: os.utime(weights)
+        )
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == []
+
+
+def test_an_interrupted_merge_goes_on_where_it_was(large: Any, tmp_path: Path) -> None:
+    linear = methods.get("linear")
+    knobs = check_request(linear, {})
+
+    def stop(fraction: float, phrase: str) -> None:
+        raise Interrupted("the worker stops")
+
+    with pytest.raises(Interrupted):
+        merge_to_folder(*large, linear, knobs, tmp_path / "out", report=stop)
+    journal = tmp_path / "out.tmp/journal.jsonl"
+    assert len(journal.read_text().splitlines()) >= 2
+    before = (tmp_path / "out.tmp/model-00001-of-00004.safetensors").stat().st_ino
+    recipe = merge_to_folder(*large, linear, knobs, tmp_path / "out")
+    assert (tmp_path / "out/model-00001-of-00004.safetensors").stat().st_ino == before
+    assert recipe["files"] == merge_to_folder(*large, linear, knobs, tmp_path / "straight")["files"]
 
 
 def test_a_restarted_run_goes_on_with_what_the_killed_one_left(

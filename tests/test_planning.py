@@ -1,12 +1,18 @@
 """From a request to a plan: what is refused, what is hashed, what it is expected to take."""
 
+import json
+
 import pytest
+import torch
 
 from backend.api import Studio
 from backend.checkpoints import space
+from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
+from backend.inference.model import load
 from backend.jobs.grids import parse_grid
 from backend.settings import from_environment
+from backend.types import RunStatus
 from tests.worlds import tiny_world
 
 
@@ -50,6 +56,52 @@ def test_other_weights_under_the_same_name_are_another_recipe(studio, world, set
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     assert studio.plan("sweep", world).recipe_hash != before
+
+
+@pytest.mark.parametrize(
+    ("file", "change"), [("lora/adapter_config.json", {"lora_alpha": 99}), ("aligned/chat_template.jinja", "")]
+)
+def test_what_stands_beside_the_weights_is_part_of_the_recipe(studio, world, settings, file, change):
+    request = world | {"tuned": "lora"}
+    before = studio.plan("sweep", request)
+    path = settings.models_root / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) if change else path.read_text() + "{# other #}")
+    after = studio.plan("sweep", request)
+    assert after.recipe_hash != before.recipe_hash
+    name = file.partition("/")[0]
+    assert [one["beside"] != other["beside"] for one, other in _fingerprints(before, after)] == [
+        one["name"] == name for one, _ in _fingerprints(before, after)
+    ]
+
+
+def _fingerprints(before, after):
+    return [(before.recipe[role], after.recipe[role]) for role in ("aligned", "tuned")]
+
+
+def test_the_demo_is_known_by_its_weights_so_that_its_stored_runs_are_found(studio):
+    plan = studio.plan("sweep", {"aligned": "demo/aligned", "tuned": "demo/code-mixed-sft"})
+    assert {"name", "revision", "kind", "files"} == set(plan.recipe["aligned"]) == set(plan.recipe["tuned"])
+
+
+def test_a_model_of_an_unlisted_type_is_merged_and_never_run(studio, world, settings, tmp_path):
+    for name in ("aligned", "tuned"):
+        path = settings.models_root / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "unheard"}))
+    for kind, request, field in (
+        ("sweep", world, "aligned"),
+        ("search", {key: world[key] for key in ("aligned", "tuned", "suites")}, "aligned"),
+        ("evaluate", {"checkpoint": "tuned", "suites": world["suites"]}, "checkpoint"),
+        ("evaluate", {"checkpoint": "lora", "aligned": "aligned", "suites": world["suites"]}, "aligned"),
+        ("tune", {"model": "aligned", "task_data": "demo/code-clean", "strategy": "sft"}, "model"),
+        ("compare", {"model": "aligned", "task_data": "demo/code-clean"}, "model"),
+    ):
+        with pytest.raises(UserError, match=rf"{field}: config.json has model_type 'unheard'; allowed is cohere, "):
+            studio.plan(kind, request)
+    with pytest.raises(UserError, match=r"aligned: config.json has model_type 'unheard'; .* inspected and merged"):
+        load(resolve("aligned", settings), device=torch.device("cpu"))
+    run = studio.wait(studio.submit("merge", {"aligned": "aligned", "tuned": "tuned", "out": str(tmp_path / "o")}).id)
+    assert (run.status, run.error) == (RunStatus.DONE, "")
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["model_type"] == "unheard"
 
 
 def test_a_plan_forecasts_time_memory_and_disk_and_writes_nothing(studio, world):
@@ -159,3 +211,11 @@ def test_plain_suites_bring_the_plain_suite_of_the_task(tmp_path):
     assert set(recipe["judges"]) == {"rules"}
     with pytest.raises(UserError, match="Available: code, helpfulness, reasoning, tool"):
         studio.plan("evaluate", request | {"task": "medical"})
+
+
+@pytest.mark.parametrize("out", ["~nobody-of-this-name/x", "x" * 300, "x" * 252, "bad\0name"])
+def test_a_folder_that_cannot_be_made_is_refused_by_its_field(studio, out):
+    with pytest.raises(UserError) as caught:
+        studio.plan("merge", {"aligned": "aligned", "tuned": "tuned", "out": out})
+    allowed = "the path of a new folder that you may write to"
+    assert str(caught.value) == f"out: got {out[:200]!r}; allowed is {allowed}. Choose another folder."

@@ -35,6 +35,8 @@ REFUSED = (
     "monteclora_config",
     "velora_config",
 )
+PATTERNS = ("alpha_pattern", "rank_pattern")
+PLAIN_KEY = re.compile(r"[\w.]+")
 PLAIN_STARTS = (True, False, None, "true", "gaussian", "eva", "orthogonal")
 
 
@@ -115,12 +117,29 @@ def check_variant(adapter: Checkpoint, *, field: str = "tuned") -> None:
             raise UserError(
                 field, problem=problem, remedy="Merge it into its model with PEFT first and give that folder."
             )
+    for table in PATTERNS:
+        _check_pattern(config.get(table), table, field)
     start = config.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
         problem = (
             f"the adapter was started with init_lora_weights {str(start)[:40]!r}, which changes the model under it"
         )
         raise UserError(field, problem=problem, remedy="Save it as plain LoRA, or merge it with PEFT first.")
+
+
+def _check_pattern(patterns: Any, table: str, field: str) -> None:
+    """Refuse keys that PEFT would run as regular expressions: a stranger's can take for ever."""
+    if not patterns:
+        return
+    if not isinstance(patterns, dict):
+        raise UserError(field, problem=f"the adapter's {table} is no table", remedy="Save the adapter again.")
+    for key in patterns:
+        if not PLAIN_KEY.fullmatch(key):
+            remedy = "Write the modules out by name in adapter_config.json, or merge the adapter with PEFT first."
+            allowed = "the name of a module or a dotted end of it"
+            raise UserError(
+                field, problem=f"the adapter's {table} has the key {key[:80]!r}", allowed=allowed, remedy=remedy
+            )
 
 
 def _low_rank(
@@ -141,16 +160,9 @@ def _low_rank(
 
 
 def _pattern(patterns: Any, module: str, default: Any, field: str) -> float:
-    """PEFT's rule: the first key that is the module's name or the end of it, read as an expression."""
-    value = default
-    for key, given in (patterns or {}).items():
-        try:
-            matched = len(key) <= 200 and re.match(rf"(.*\.)?({key})$", module)
-        except re.error:
-            matched = None
-        if matched:
-            value = given
-            break
+    """PEFT's rule for plain keys: the first that is the module's name or a dotted end of it."""
+    table = patterns if isinstance(patterns, dict) else {}
+    value = next((given for key, given in table.items() if f".{module}".endswith(f".{key}")), default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(
             field, problem=f"the adapter gives {module} an alpha of {str(value)[:40]!r}", allowed="a number"

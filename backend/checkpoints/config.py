@@ -6,7 +6,7 @@ from typing import Any
 
 from backend.errors import UserError
 
-# Model families whose tensors have one name and one shape everywhere, so that merging goes by name and shape.
+# Model families that are run here. Merging goes by name and shape and builds no model, so it takes others too.
 MODEL_TYPES = (
     "cohere",
     "cohere2",
@@ -72,13 +72,16 @@ def _kept(table: dict[str, Any], path: str, dropped: list[str]) -> dict[str, Any
 
 
 def check_model_type(config: dict[str, Any], *, field: str) -> None:
-    """Refuse a family that is not on the list."""
+    """Refuse to run a family that is not on the list.
+
+    Raises:
+        UserError: `model_type` is another.
+    """
     given = config.get("model_type")
     if given not in MODEL_TYPES:
         problem = f"config.json has model_type {str(given)[:60]!r}"
-        raise UserError(
-            field, problem=problem, allowed=", ".join(MODEL_TYPES), remedy="Pick a model of these families."
-        )
+        remedy = "Pick a model of these families; others can be inspected and merged."
+        raise UserError(field, problem=problem, allowed=", ".join(MODEL_TYPES), remedy=remedy)
 
 
 def text_part(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from backend.checkpoints.config import check_model_type, sanitised
+from backend.checkpoints.config import MODEL_TYPES, sanitised
 from backend.checkpoints.headers import read_header, refusal
 from backend.errors import UserError
 from backend.types import Checkpoint, TensorInfo
@@ -64,7 +64,8 @@ def read_folder(
         if not config:
             remedy = "A checkpoint is a Hugging Face folder: config.json beside the *.safetensors files."
             raise UserError(field, problem=f"the folder {folder.name} holds no config.json", remedy=remedy)
-        check_model_type(config, field=field)
+        if config.get("model_type") not in MODEL_TYPES:
+            notes.append("its architecture is not one that the studio runs: it can be inspected and merged only")
         tensors = _full_tensors(folder, inside, field)
         if (folder / "adapter_config.json").exists():
             notes.append("adapter_config.json beside full weights is ignored")

@@ -91,7 +91,7 @@ class HashesAhead:
                 said, _ = helper.communicate(timeout=0.1)
             except subprocess.TimeoutExpired:
                 if should_stop():
-                    raise Cancelled("Cancelled while reading the weights.") from None
+                    raise Cancelled("Cancelled; nothing was written.") from None
                 continue
             for file, digest in zip(files, said.split(), strict=False):
                 if _key(file) == self._keys[file]:
@@ -120,7 +120,7 @@ def file_hash(file: Path, *, should_stop: Callable[[], bool] = lambda: False) ->
         with file.open("rb") as stream:
             while block := stream.read(BLOCK):
                 if should_stop():
-                    raise Cancelled("Cancelled while reading the weights.")
+                    raise Cancelled("Cancelled; nothing was written.")
                 digest.update(block)
         _known[key] = digest.hexdigest()
     return _known[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def resolve(
         raise UserError(field, got=name, allowed=ALLOWED, remedy="The demo pair starts with demo/aligned.")
     if name.startswith(DEMO):
         return _demo(name, settings, field)
-    folder = _local_folder(name, settings)
+    try:
+        folder = _local_folder(name, settings)
+    except (OSError, RuntimeError):  # a name too long for any file system, or `~` of somebody unknown
+        raise UserError(field, got=name[:200], allowed=ALLOWED, remedy="Check the name.") from None
     if folder is not None:
         return read_folder(name, folder, roots=(settings.models_root,), field=field)
     hub = HUB_ID.fullmatch(name)
@@ -76,13 +80,15 @@ def _demo(name: str, settings: Settings, field: str) -> Checkpoint:
     short = name.removeprefix(DEMO)
     known = demo_names(settings)
     if short not in known:
-        raise unknown_name(field, name, [DEMO + demo for demo in known])
+        raise unknown_name(field, name[:200], [DEMO + demo for demo in known])
     return read_folder(name, settings.demo / "models" / short, roots=(settings.demo,), field=field)
 
 
 def _local_folder(name: str, settings: Settings) -> Path | None:
     """The folder that `name` points to; also one that is not there, when `name` can be nothing but a path."""
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()  # whether it can be asked for at all; `exists` hides some of these errors
     if path.is_absolute() or name.startswith((".", "~")) or path.exists():
         return path.absolute()
     under_root = settings.models_root / path

@@ -6,6 +6,7 @@ ever held in memory. What is interrupted leaves no folder of that name.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backend.checkpoints.folder import INDEX, WEIGHTS
 from backend.checkpoints.headers import ITEM_BYTES
-from backend.checkpoints.journal import Journal
-from backend.errors import RunFailed, UserError
+from backend.checkpoints.journal import JOURNAL, Journal
+from backend.errors import Interrupted, RunFailed, UserError
 from backend.lazy import torch
 from backend.types import Checkpoint
 
@@ -65,8 +66,8 @@ def shards_like(aligned: Checkpoint, slots: Iterable[Slot]) -> list[list[Slot]]:
 class FolderWriter:
     """Write tensors, whole or in blocks, then the small files, then `commit`. Leaving without `commit` leaves nothing.
 
-    Only a process that is killed leaves `<out>.tmp`. With the same `key` the next writer takes over what that one had
-    finished; anything else there is removed.
+    Only a process that is killed or interrupted leaves `<out>.tmp`. With the same `key` the next writer takes over what
+    that one had finished; anything else there is removed.
 
     Args:
         key: of the work; whatever changes one byte of the result must change it. Without one nothing is taken over.
@@ -85,6 +86,7 @@ class FolderWriter:
         self._next = 0
         self._temporary = self.out.with_name(self.out.name + ".tmp")
         self._journal = Journal(self._temporary, key)
+        self._resumable = bool(key)
         self._lock = -1
         self._files: list[int] = []
         self._places: dict[str, tuple[int, int]] = {}
@@ -98,7 +100,7 @@ class FolderWriter:
         self._stopped = threading.Event()
         self._open(field)
         try:
-            self._prepare(resumable=bool(key))
+            self._prepare(resumable=self._resumable)
         except OSError as error:
             self._abandon()
             raise RunFailed(_disk_sentence(error, self.out)) from error
@@ -109,7 +111,9 @@ class FolderWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lock >= 0:
+        if self._lock >= 0 and self._resumable and isinstance(error, Interrupted):
+            self._leave()
+        elif self._lock >= 0:
             self._abandon()
         if isinstance(error, OSError):
             raise RunFailed(_disk_sentence(error, self.out)) from error
@@ -223,7 +227,7 @@ class FolderWriter:
             self._files.append(file)
             if not found:
                 _reserve(file, size)
-                os.pwrite(file, head, 0)
+            os.pwrite(file, head, 0)  # again when going on: after a power cut it may never have reached the disk
             self._digests.append(hashlib.sha256(head))
             offset = len(head)
             for slot in self._shards[number]:
@@ -275,6 +279,13 @@ class FolderWriter:
     def _abandon(self) -> None:
         self._close(remove=True)
 
+    def _leave(self) -> None:
+        """Stop here, so that the next writer of this key goes on."""
+        self._syncer.shutdown()  # the journal is written in one order
+        with contextlib.suppress(OSError):  # only more to do again
+            self._sync(self._unsaved)
+        self._close()
+
     def _close(self, *, remove: bool = False) -> None:
         self._stopped.set()
         for pool in (self._follower, self._syncer):
@@ -291,6 +302,21 @@ def leftover(out: Path) -> int:
     """Bytes of disk that an unfinished folder of this name already has."""
     temporary = out.absolute().with_name(out.name + ".tmp")
     return sum(path.stat().st_blocks * 512 for path in temporary.glob("*.safetensors")) if temporary.is_dir() else 0
+
+
+def discard(out: Path) -> None:
+    """Remove what an ended process left unfinished under this name; nothing while somebody writes it."""
+    temporary = out.absolute().with_name(out.name + ".tmp")
+    if not (temporary / JOURNAL).is_file():
+        return
+    lock = os.open(temporary, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(temporary, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock)
 
 
 def _is_of_size(path: Path, size: int) -> bool:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from backend.api import Studio
+from backend.checkpoints.inspect import describe
+from backend.checkpoints.resolve import resolve
 from backend.commands.common import add_pair, checkpoints_of, print_json, print_line, run_to_the_end, settings_of
 from backend.errors import UserError
 from backend.settings import Settings
@@ -35,7 +37,11 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         request = replay.request_of(recipe, checkpoints)
     elif options.from_mergekit:
         _refuse_beside("--from-mergekit", options)
-        request = from_mergekit(_read_text(options.from_mergekit), options.aligned or "")
+        request = from_mergekit(
+            _read_text(options.from_mergekit),
+            options.aligned or "",
+            layers_of=lambda name: describe(resolve(name, settings, field="aligned"))["layers"],
+        )
         request |= {"donor": options.donor} if options.donor else {}
     else:
         given = settings_of(options.set) | ({} if options.lam is None else {"lam": options.lam})

@@ -98,7 +98,8 @@ def load_suite(path: Path, *, axis: Axis | None = None, field: str = "suite") ->
         UserError: no such file, not UTF-8, no rows, an axis missing, or broken rows with their line numbers.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # U+2028 and its like may stand inside a JSON line; `splitlines` would cut there.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(field, problem=f"there is no file {path}", remedy="Give the path of a .jsonl file.") from None
     except (UnicodeDecodeError, OSError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from backend.checkpoints.config import check_model_type
 from backend.checkpoints.tying import HEADS
 from backend.errors import UserError
 from backend.inference import decode
@@ -104,8 +105,9 @@ def load(checkpoint: Checkpoint, *, device: torch.device, untied: bool = False, 
         words: the folder of another tokenizer and chat template.
 
     Raises:
-        UserError: no chat template, or weights that do not fill the architecture.
+        UserError: a family that is not run here, no chat template, or weights that do not fill the architecture.
     """
+    check_model_type(checkpoint.config, field=checkpoint.name)
     settings = {key: value for key, value in checkpoint.config.items() if key not in ("model_type", "dtype")}
     config = AutoConfig.for_model(checkpoint.config["model_type"], **settings)
     if untied:

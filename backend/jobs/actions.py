@@ -26,7 +26,7 @@ from backend.inference.model import Responder, load, pick_device
 from backend.jobs.calibration import calibrated_with, read_chats
 from backend.jobs.grids import settings_of
 from backend.jobs.named_suites import chosen_suites
-from backend.jobs.sources import Sources, open_spec
+from backend.jobs.sources import Sources, merged_folder, open_spec
 from backend.merging.engine import merge_to_folder, open_models
 from backend.merging.resident import ResidentPair
 from backend.registry import Plugin, methods
@@ -52,7 +52,9 @@ class Context(Protocol):
     def report(self, fraction: float, phrase: str) -> None:
         """Say how far the work is (0–1); raises `Cancelled` when somebody asked to stop."""
 
-    def should_stop(self) -> bool: ...
+    def should_stop(self) -> bool:
+        """Whether somebody cancelled the run; raises `Interrupted` when it has to stop for another reason."""
+
     def request(self) -> str: ...
     def stored_points(self) -> list[Point]: ...
     def add_point(self, point: Point, answered: Sequence[Outcome]) -> None: ...
@@ -122,7 +124,7 @@ def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Write θ(λ) to a Hugging Face folder, whole or not at all."""
     started = time.monotonic()
     given = open_spec(context.settings, spec)
-    out = Path(spec["out"]) if spec["out"] else context.settings.models_root / f"merge-{context.run}"
+    out = merged_folder(context.settings, context.run, spec)
     recipe = merge_to_folder(
         given.aligned,
         given.tuned,

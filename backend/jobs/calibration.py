@@ -58,10 +58,12 @@ def read_chats(settings: Settings, name: str) -> list[list[Message]]:
     """
     path = _path(settings, name)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not `splitlines`: U+2028 may stand inside a line
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UserError(FIELD, problem=f"{name} cannot be read ({reason})", remedy="Name a .jsonl of chats.") from None
+        raise UserError(
+            FIELD, problem=f"{name[:200]} cannot be read ({reason})", remedy="Name a .jsonl of chats."
+        ) from None
     chats: list[list[Message]] = []
     for number, line in enumerate(lines, 1):
         if line.strip() and len(chats) < MOST_CHATS:
@@ -85,4 +87,7 @@ def _chat(line: str, number: int, name: str) -> list[Message]:
 def _path(settings: Settings, name: str) -> Path:
     if name.startswith("demo/"):
         return settings.demo / "data" / f"{Path(name).name}.jsonl"
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # `~` of somebody unknown
+        raise UserError(FIELD, got=name[:200], allowed="a .jsonl of chats", remedy="Check the path.") from None

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
-from backend.errors import Cancelled, Paused, StudioError
+from backend.errors import Cancelled, Interrupted, Paused, StudioError
 from backend.jobs import queue
 from backend.settings import Settings, from_environment
 from backend.storage.database import Database
@@ -43,11 +43,14 @@ class RunContext:
         self._stop.set()
 
     def should_stop(self) -> bool:
+        """Whether somebody cancelled the run; raises `Interrupted` where the worker itself was told to stop."""
+        if self._stop.is_set() and not self._database.control(self.run)[0]:
+            raise Interrupted(queue.INTERRUPTED)
         return self._stop.is_set()
 
     def report(self, fraction: float, phrase: str) -> None:
-        if self._stop.is_set():
-            raise Cancelled("Cancelled; what was finished is kept.")
+        if self.should_stop():
+            raise Cancelled(queue.cancelled_words(self._database.run(self.run).kind))
         now = time.monotonic()
         if now - self._last_report < SECONDS_BETWEEN_REPORTS:
             return
@@ -89,14 +92,16 @@ def main(run: int) -> int:
 
         torch.set_num_threads(settings.threads)
         from backend.jobs.actions import ACTIONS
+        from backend.jobs.sources import check_unchanged
 
         row = database.run(run)
+        check_unchanged(settings, row.recipe)
         result = ACTIONS[row.kind](context, row.spec)
+    except Interrupted as interrupted:
+        queue.finish(database, run, RunStatus.INTERRUPTED, error=str(interrupted))
+        return 1
     except Cancelled as cancelled:
-        if database.control(run)[0]:
-            queue.finish(database, run, RunStatus.CANCELLED, error=str(cancelled))
-        else:  # the worker itself was told to stop
-            queue.finish(database, run, RunStatus.INTERRUPTED, error=queue.INTERRUPTED)
+        queue.finish(database, run, RunStatus.CANCELLED, error=str(cancelled))
         return 1
     except Paused as paused:
         print(paused, flush=True)

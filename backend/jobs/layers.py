@@ -16,12 +16,12 @@ from backend.checkpoints.guard import check_pair, raise_errors
 from backend.checkpoints.resolve import resolve
 from backend.errors import RunFailed, StudioError, UserError
 from backend.evaluation.suites import canonical, sha256
-from backend.jobs.sources import fingerprint, pinned
+from backend.jobs.sources import pinned, whole_fingerprint
 from backend.settings import Settings, child_environment, from_environment
 from backend.types import LayerChange
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-VERSION = 1  # of the numbers: another one makes every kept answer void
+VERSION = 2  # of the numbers: another one makes every kept answer void
 
 
 def task_vector(settings: Settings, aligned: str, tuned: str) -> list[LayerChange]:
@@ -35,7 +35,7 @@ def task_vector(settings: Settings, aligned: str, tuned: str) -> list[LayerChang
     if first.kind == "adapter":
         raise UserError("aligned", problem=f"{first.name} is an adapter", remedy="Name the full aligned checkpoint.")
     raise_errors(check_pair(first, second))
-    key = sha256(canonical([VERSION, fingerprint(first), fingerprint(second)]))[:32]
+    key = sha256(canonical([VERSION, whole_fingerprint(first), whole_fingerprint(second)]))[:32]
     kept = settings.home / "layers" / f"{key}.json"
     if not kept.exists():
         text = _ask(settings, pinned(first), pinned(second))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backend.errors import unknown_name
+from backend.errors import UserError, unknown_name
 from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import plugin_hash
 from backend.evaluation.suites import Suite, load_suite
@@ -111,7 +111,11 @@ def find_suite(settings: Settings, name: str) -> Suite:
         if path.stem == name:
             return load_suite(path)
     if name.endswith(".jsonl") or "/" in name:
-        return load_suite(Path(name).expanduser(), axis="safety")
+        try:
+            path = Path(name).expanduser()
+        except RuntimeError:  # `~` of somebody unknown
+            raise UserError("suites", got=name[:200], allowed="a .jsonl file", remedy="Check the path.") from None
+        return load_suite(path, axis="safety")
     raise unknown_name("suite", name, suite_names(settings))
 
 

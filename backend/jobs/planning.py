@@ -6,12 +6,14 @@ the same recipe hash have the same answer. What cannot change a result (threads,
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backend.checkpoints.config import check_model_type
 from backend.checkpoints.guard import (
     check_pair,
     estimate_merge,
@@ -66,6 +68,7 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
     grid = read_grid(request.get("grid", "0:1:11"), method)
     turned = settings_of(grid, method.facts["knob"])
     given = find_sources(settings, request, method)
+    check_model_type(given.aligned.config, field="aligned")
     others = {key: value for key, value in dict(request.get("parameters") or {}).items() if key not in turned[0]}
     for point in turned:  # knobs that do not go together are refused before anything runs
         parameters = _checked(method, others | point, given)
@@ -97,6 +100,7 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
 def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
     checkpoint = resolve(text_of(request, "checkpoint"), settings, field="checkpoint")
     aligned = _base_of(settings, request, checkpoint)
+    check_model_type((aligned or checkpoint).config, field="aligned" if aligned else "checkpoint")
     spec = {"checkpoint": pinned(checkpoint), "aligned": pinned(aligned) if aligned else ""}
     spec |= measuring(settings, request)
     suites = chosen_suites(settings, spec)
@@ -115,10 +119,9 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     method = methods.get(text_of(request, "method", "linear"))
     given = find_sources(settings, request, method)
     parameters = _checked(method, dict(request.get("parameters") or {}), given)
-    out = str(request.get("out") or "").strip()
-    target = Path(out).expanduser().absolute() if out else None
-    if target and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError("out", problem=f"{target} exists and is not empty", remedy="Name a new folder.")
+    if method.facts["calibration"]:  # it answers no prompt, but the chats run through it
+        check_model_type(given.aligned.config, field="aligned")
+    target = _new_folder(str(request.get("out") or "").strip())
     spec = {
         **given.spec(),
         "method": method.name,
@@ -143,9 +146,27 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     return Plan("merge", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
 
 
+def _new_folder(out: str) -> Path | None:
+    """Where a merge is to be written, None for a folder under the models root."""
+    if not out:
+        return None
+    try:
+        target = Path(out).expanduser().absolute()
+        with contextlib.suppress(FileNotFoundError):
+            target.with_name(f"{target.name}.tmp").stat()  # what is written first has the longer name
+        full = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    except (OSError, RuntimeError, ValueError):  # too long, through a file, or `~` of somebody unknown
+        allowed = "the path of a new folder that you may write to"
+        raise UserError("out", got=out[:200], allowed=allowed, remedy="Choose another folder.") from None
+    if full:
+        raise UserError("out", problem=f"{target} exists and is not empty", remedy="Name a new folder.")
+    return target
+
+
 def _plan_search(settings: Settings, request: Mapping[str, Any]) -> Plan:
     method = methods.get("layerwise")
     given = find_sources(settings, request, method)
+    check_model_type(given.aligned.config, field="aligned")
     _checked(method, {}, given)
     budget = {name: request[name] for name in ("minutes", "trials", "depth") if request.get(name) is not None}
     spec = {
@@ -190,13 +211,23 @@ def identity(method: Plugin) -> dict[str, Any]:
 def _plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     from backend.jobs.tune_plan import plan_tune  # it uses this module's checks
 
+    _check_runs(settings, request)
     return plan_tune(settings, request)
 
 
 def _plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
     from backend.jobs.compare_plan import plan_compare
 
+    _check_runs(settings, request)
     return plan_compare(settings, request)
+
+
+def _check_runs(settings: Settings, request: Mapping[str, Any]) -> None:
+    """Refuse a model to be trained that is not run here; an adapter is refused by the plan itself."""
+    name = str(request.get("model") or "").strip()
+    model = resolve(name, settings, field="model") if name else None
+    if model and model.kind == "full":
+        check_model_type(model.config, field="model")
 
 
 _PLANNERS: dict[str, Callable[[Settings, Mapping[str, Any]], Plan]] = {

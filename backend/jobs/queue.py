@@ -21,6 +21,11 @@ from backend.types import Run, RunStatus
 INTERRUPTED = "The studio's worker stopped while this run was going. What was finished is kept; restart it to go on."
 
 
+def cancelled_words(kind: str) -> str:
+    """What a cancelled run of this kind leaves; a merge appears whole or not at all."""
+    return "Cancelled; nothing was written." if kind == "merge" else "Cancelled; what was finished is kept."
+
+
 def claim(database: Database, run: int | None = None) -> Run | None:
     """Take `run`, or the oldest queued one, for this process; None when there is none or another was faster."""
     chosen = run if run is not None else database.oldest_queued()

@@ -99,7 +99,8 @@ class _Bench:
         halves = zip(("validation", "held-out"), search_suites(context.settings, spec), strict=True)
         self._runners: dict[str, Runner] = {}
         self._recipes: dict[str, dict[str, Any]] = {}
-        sources = given.fingerprints()
+        # With configurations and templates: a point is taken over only if it was asked in the same words.
+        sources = given.whole_fingerprints()
         for half, suites in halves:
             self._runners[half] = Runner(suites, self._responder)
             self._recipes[half] = sources | measured_with(suites, spec) | {"merge_seed": spec["seed"]}

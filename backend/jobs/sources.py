@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from backend.checkpoints.folder import TOKENIZER_FILES
 from backend.checkpoints.guard import check_pair, raise_errors
-from backend.checkpoints.resolve import resolve
+from backend.checkpoints.resolve import DEMO, resolve
 from backend.errors import UserError, unknown_name
 from backend.registry import EXTRA_INPUTS, Plugin
 from backend.settings import Settings
 from backend.types import Checkpoint, Finding
 
 HASHED_WHOLE = 256 * 2**20
+BESIDE_WEIGHTS = ("config.json", "adapter_config.json", "generation_config.json", *TOKENIZER_FILES)
 
 Donor = Literal["aligned", "fine_tuned"]
 DONORS: tuple[Donor, ...] = ("aligned", "fine_tuned")
@@ -42,6 +45,10 @@ class Sources:
     def fingerprints(self) -> dict[str, Any]:
         """What identifies them in a recipe."""
         return self._each(fingerprint)
+
+    def whole_fingerprints(self) -> dict[str, Any]:
+        """The same with what stands beside the weights; see `whole_fingerprint`."""
+        return self._each(whole_fingerprint)
 
     def _each(self, words: Any) -> dict[str, Any]:
         tuned = [words(one) for one in self.tuned]
@@ -97,6 +104,11 @@ def open_spec(settings: Settings, spec: Mapping[str, Any]) -> Sources:
     return Sources(aligned, tuned, extras, donor=spec.get("donor", "aligned"))
 
 
+def merged_folder(settings: Settings, run: int, spec: Mapping[str, Any]) -> Path:
+    """Where the merge of this run is written."""
+    return Path(spec["out"]) if spec["out"] else settings.models_root / f"merge-{run}"
+
+
 def tuned_names(given: Any) -> list[str]:
     """The names in a request's `tuned`: a name, or a list of them.
 
@@ -137,7 +149,53 @@ def pinned(checkpoint: Checkpoint) -> str:
 
 
 def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What identifies a checkpoint: name, revision and a hash per file (of size and time for files over 256 MiB)."""
+    """What identifies a checkpoint: name, revision and a hash per file (of size and time for files over 256 MiB).
+
+    The demo's checkpoints are known by their weights alone: the stored runs that came with the studio have such
+    recipes, and the page finds them by the hash. The demo's other files change only with its weights. Where nothing
+    stored depends on it, ask `whole_fingerprint`.
+    """
+    known = _weights_fingerprint(checkpoint)
+    return known if checkpoint.name.startswith(DEMO) else known | {"beside": side_hashes(checkpoint)}
+
+
+def whole_fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fingerprint with what stands beside the weights, for every checkpoint."""
+    return _weights_fingerprint(checkpoint) | {"beside": side_hashes(checkpoint)}
+
+
+def side_hashes(checkpoint: Checkpoint) -> dict[str, str]:
+    """File name -> SHA-256 of what says how the weights are used: configurations, tokenizer, chat template."""
+    paths = [checkpoint.folder / name for name in BESIDE_WEIGHTS]
+    return {path.name: "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+
+
+def check_unchanged(settings: Settings, recipe: Any, field: str = "checkpoint") -> None:
+    """Refuse to go on with a recipe whose checkpoints are others by now.
+
+    Raises:
+        UserError: a checkpoint is gone, or its files have changed since the run was planned.
+    """
+    if isinstance(recipe, list):
+        for one in recipe:
+            check_unchanged(settings, one, field)
+    elif isinstance(recipe, dict) and recipe.keys() >= {"name", "revision", "kind", "files"}:
+        _check_one(settings, recipe, field)
+    elif isinstance(recipe, dict):
+        for key, one in recipe.items():
+            check_unchanged(settings, one, key)
+
+
+def _check_one(settings: Settings, planned: Mapping[str, Any], field: str) -> None:
+    name, revision = str(planned["name"]), str(planned["revision"])
+    now = fingerprint(resolve(f"{name.split('@')[0]}@{revision}" if revision else name, settings, field=field))
+    # A run that an older version queued says nothing of some of them.
+    if any(planned[key] != now[key] for key in ("kind", "files", "beside") if key in planned and key in now):
+        problem = f"the files of {name} have changed since this run was planned"
+        raise UserError(field, problem=problem, remedy="Start a new run with its settings.")
+
+
+def _weights_fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
     files = {}
     for path in sorted({tensor.file for tensor in checkpoint.tensors.values()}):
         status = path.stat()

@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from backend.checkpoints.writer import discard
 from backend.jobs import queue
+from backend.jobs.sources import merged_folder
 from backend.settings import Settings, child_environment
 from backend.storage.database import Database
 from backend.types import Run, RunStatus
@@ -112,7 +114,9 @@ class Worker:
         if self._stopping:
             queue.finish(self._database, run.id, RunStatus.INTERRUPTED, error=queue.INTERRUPTED)
         elif self._database.control(run.id)[0]:
-            queue.finish(self._database, run.id, RunStatus.CANCELLED, error="Cancelled; what was finished is kept.")
+            if run.kind == "merge":  # killed before it could tidy up
+                discard(merged_folder(self._settings, run.id, run.spec))
+            queue.finish(self._database, run.id, RunStatus.CANCELLED, error=queue.cancelled_words(run.kind))
         else:
             reason = "the system stopped it, most likely for lack of memory" if code == -9 else f"exit code {code}"
             error = f"The run's process ended without a word ({reason}). Look at its log, then restart it."

@@ -24,7 +24,7 @@ from backend.checkpoints.space import check_space, size_words
 from backend.checkpoints.tying import find_ends
 from backend.checkpoints.vocabularies import shared_rows
 from backend.checkpoints.writer import FolderWriter, Slot, leftover, shards_like
-from backend.errors import Cancelled, UserError
+from backend.errors import Cancelled, RunFailed, UserError
 from backend.lazy import torch
 from backend.merging.arithmetic import Step, merge_one, merge_whole, step_of
 from backend.merging.inputs import Bundle, Models, check_request
@@ -142,8 +142,9 @@ def merge_to_folder(
 
     Raises:
         Cancelled: `should_stop` said so; nothing is left.
+        Interrupted: `should_stop` or `report` raised it; what is left is as after a kill.
         UserError: knobs, models or folder are wrong.
-        RunFailed: the disk is full or cannot be written.
+        RunFailed: the disk is full or cannot be written, or an input changed meanwhile.
     """
     others, beside = [tuned] if isinstance(tuned, Checkpoint) else list(tuned), dict(extras or {})
     checked = check_request(method, parameters, tuned=len(others), extras=list(beside))
@@ -152,6 +153,7 @@ def merge_to_folder(
         raise UserError("calibration", problem=problem, remedy="Name a .jsonl of chats.")
     check = partial(_check, should_stop)
     inputs = [aligned, *others, *beside.values()]
+    before = [file_state(one) for one in inputs]
     if hashes_in:
         recall(hashes_in)
     with HashesAhead(inputs) as hashes:
@@ -191,6 +193,7 @@ def merge_to_folder(
                 "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             }
             recipe |= {"calibration": dict(calibration)} if calibration else {}
+            _check_unchanged(inputs, before)
             writer.put_json("recipe.json", recipe)
             parents = [("aligned", aligned), *(("fine-tuned", one) for one in others), *beside.items()]
             writer.put_text("README.md", model_card(out.name, recipe, parents, scores=scores))
@@ -204,7 +207,18 @@ def merge_to_folder(
 
 def _check(should_stop: Callable[[], bool]) -> None:
     if should_stop():
-        raise Cancelled("The merge was cancelled; nothing was written.")
+        raise Cancelled("Cancelled; nothing was written.")
+
+
+def _check_unchanged(inputs: Sequence[Checkpoint], before: Sequence[Any]) -> None:
+    """Refuse to finish when an input was written to meanwhile: its hash would not be that of the merged bytes."""
+    for one, state in zip(inputs, before, strict=True):
+        try:
+            same = file_state(one) == state
+        except OSError:
+            same = False
+        if not same:
+            raise RunFailed(f"{public_name(one)} changed while it was merged; nothing was kept. Start the merge again.")
 
 
 def _key(

@@ -6,7 +6,7 @@ name, so that no recipe means something else here than it did there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backend.errors import UserError, unknown_name
@@ -25,17 +25,32 @@ PLAIN = {
     "passthrough": {"scale": "scale"},
 }
 SHARED = (*FAMILY, "linear", "slerp", "nuslerp", "multislerp", *PLAIN)
-IGNORED = ("int8_mask", "eps")
-TOP = ("models", "slices", "merge_method", "base_model", "parameters", "dtype", "out_dtype", "name", "tokenizer_source")
+IGNORED = ("int8_mask", "eps")  # they change memory and the last bits, not what is meant
+OWN = {
+    **dict.fromkeys(FAMILY, ("weight", "normalize", "rescale", "lambda")),
+    "linear": ("weight", "normalize"),
+    "slerp": ("t",),
+    "nuslerp": ("weight", "nuslerp_flatten", "nuslerp_row_wise"),
+    "multislerp": ("weight", "normalize_weights"),
+}
+TOP = ("models", "slices", "merge_method", "base_model", "parameters", "dtype", "name", "tokenizer_source")
+REFUSED = {
+    "out_dtype": "Take it out: the merged model keeps the aligned model's number format.",
+    "chat_template": "Take it out: the template comes with the tokenizer.",
+}
 FIELD = "from-mergekit"
 
 
-def from_mergekit(text: str, aligned: str = "") -> dict[str, Any]:
+def from_mergekit(
+    text: str, aligned: str = "", *, layers_of: Callable[[str], int | None] = lambda name: None
+) -> dict[str, Any]:
     """A mergekit configuration as the request of a merge: method, aligned, tuned, parameters.
 
     Args:
         text: the YAML.
         aligned: which of its models is the aligned one, where the file has no `base_model`.
+        layers_of: how many layers the model of this name has; asked only where the file has a slice, which is taken
+            for whole models only if it ends there.
 
     Raises:
         UserError: no such configuration, or one that means something that a merge here cannot.
@@ -51,16 +66,20 @@ def from_mergekit(text: str, aligned: str = "") -> dict[str, Any]:
     table = _table(text)
     for key in table:
         if key not in TOP:
-            raise UserError(FIELD, problem=f"`{str(key)[:40]}` has no counterpart here", remedy="Take it out.")
+            remedy = REFUSED.get(key, "Take it out.")
+            raise UserError(FIELD, problem=f"`{str(key)[:40]}` has no counterpart here", remedy=remedy)
     method = str(table.get("merge_method"))
     if method not in SHARED:
         raise unknown_name(f"{FIELD} merge_method", method[:40], SHARED)
-    entries = _models(table)
     base = str(table.get("base_model") or aligned)
     if not base:
         remedy = "Say which model is the aligned one with --aligned."
         raise UserError("aligned", problem="the configuration has no base_model", remedy=remedy)
+    _check_tokenizer(table.get("tokenizer_source"), base)
+    entries = _models(table) if table.get("slices") is None else _sliced_models(table, base, layers_of)
     common = dict(table.get("parameters") or {})
+    for settings in (common, *(settings for _, settings in entries)):
+        _check_known(method, settings)
     own = [(name, {**common, **settings}) for name, settings in entries]
     tuned = [(name, settings) for name, settings in own if name != base]
     before = [settings for name, settings in own if name == base]
@@ -191,16 +210,12 @@ def _family(
     normalize = bool(common.get("normalize", method in NORMALIZED))
     lam = _number(common, "lambda", 1.0)
     found: dict[str, Any] = {}
-    if method != "task_arithmetic":
-        known = {"density": 1.0}
-        known |= {"epsilon": 0.15} if method.startswith("della") else {}
-        known |= {"gamma": 0.01} if method.startswith("breadcrumbs") else {}
-        for key, default in known.items():
-            values = {_number(one, key, default) for one in settings}
-            if len(values) > 1:
-                problem = f"{key} differs between the models"
-                raise UserError(FIELD, problem=problem, remedy="Use one value for all.")
-            found[key] = values.pop() if values else default
+    for key, default in _kept(method).items():
+        values = {_number(one, key, default) for one in settings}
+        if len(values) > 1:
+            problem = f"{key} differs between the models"
+            raise UserError(FIELD, problem=problem, remedy="Use one value for all.")
+        found[key] = values.pop() if values else default
     rescale = bool(common.get("rescale", method in RESCALED))
     if method in RESCALED:
         found["rescale"] = "l1" if rescale else "none"
@@ -209,6 +224,15 @@ def _family(
     if len(weights) == 1:  # dividing by the weight takes it out again
         return {"lam": lam if normalize else lam * weights[0], **found}
     return {"lam": lam, "weights": list(weights), "normalize": "weights" if normalize else "off", **found}
+
+
+def _kept(method: str) -> dict[str, float]:
+    """The settings of one of the family's methods that say which entries are kept, with mergekit's defaults."""
+    if method == "task_arithmetic":
+        return {}
+    known = {"density": 1.0}
+    known |= {"epsilon": 0.15} if method.startswith("della") else {}
+    return known | ({"gamma": 0.01} if method.startswith("breadcrumbs") else {})
 
 
 def _table(text: str) -> dict[str, Any]:
@@ -227,23 +251,57 @@ def _table(text: str) -> dict[str, Any]:
     return table
 
 
+def _check_tokenizer(given: Any, base: str) -> None:
+    """Whose tokenizer the merged model gets; a union of vocabularies is not made here."""
+    if given not in (None, "base", base):
+        problem = f"tokenizer_source is {given!r}"[:100]
+        remedy = "Take it out; --donor fine_tuned takes the first fine-tuned model's tokenizer."
+        raise UserError(FIELD, problem=problem, allowed="base", remedy=remedy)
+
+
+def _check_known(method: str, settings: Mapping[str, Any]) -> None:
+    known = {*OWN.get(method, PLAIN.get(method, {})), *(_kept(method) if method in FAMILY else ()), *IGNORED}
+    for key in settings:
+        if key not in known:
+            raise unknown_name(f"{FIELD} parameter of {method}", str(key)[:40], known)
+
+
+def _check_keys(what: str, table: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    for key in table:
+        if key not in allowed:
+            raise UserError(FIELD, problem=f"{what} has `{str(key)[:40]}`", allowed=", ".join(allowed))
+
+
+def _sliced_models(
+    table: Mapping[str, Any], base: str, layers_of: Callable[[str], int | None]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The models of one slice that takes all their layers; another is a stack of parts, which no merge here makes."""
+    slices, allowed = table["slices"], "`models`, or one slice of whole models"
+    if not isinstance(slices, list) or len(slices) != 1 or not isinstance(slices[0], dict) or "models" in table:
+        raise UserError(FIELD, problem="it puts layers of different models together", allowed=allowed)
+    _check_keys("a slice", slices[0], ("sources",))
+    entries = slices[0].get("sources")
+    layers = layers_of(base)
+    for one in entries if isinstance(entries, list) else ():
+        if isinstance(one, dict) and one.get("layer_range") != [0, layers]:
+            problem = f"its slice takes the layers {one.get('layer_range')!r} of {base} with {layers or 'unknown'}"
+            raise UserError(FIELD, problem=problem[:200], allowed=allowed, remedy="List the models without layers.")
+    return _named(entries, ("model", "layer_range", "parameters"))
+
+
 def _models(table: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(name, settings) in order; a single slice of whole models counts as these models."""
-    entries = table.get("models")
-    if entries is None:
-        slices = table.get("slices")
-        if not isinstance(slices, list) or len(slices) != 1 or not isinstance(slices[0], dict):
-            problem = "it puts layers of different models together"
-            raise UserError(FIELD, problem=problem, allowed="`models`, or one slice of whole models")
-        entries = slices[0].get("sources")
-        ranges = {str(one.get("layer_range")) for one in entries or () if isinstance(one, dict)}
-        if len(ranges) != 1 or not ranges.pop().startswith("[0,"):
-            problem = "its slice takes different layers of the models"
-            raise UserError(FIELD, problem=problem, allowed="one slice of whole models")
+    """(name, settings) in order."""
+    return _named(table.get("models"), ("model", "parameters"))
+
+
+def _named(entries: Any, allowed: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    if not isinstance(entries, list):
+        raise UserError(FIELD, problem="its models are no list", allowed="`models:` with one `- model:` each")
     found = []
-    for one in entries or ():
+    for one in entries:
         if not isinstance(one, dict) or not isinstance(one.get("model"), str):
             raise UserError(FIELD, problem="a model has no name", remedy="Give each its `model:`.")
+        _check_keys("a model", one, allowed)
         settings = one.get("parameters") or {}
         if not isinstance(settings, dict):
             raise UserError(FIELD, problem=f"the parameters of {one['model'][:80]} are no table")

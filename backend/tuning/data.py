@@ -43,7 +43,8 @@ class Batch(NamedTuple):
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The JSON rows of a training file, in file order."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # `splitlines` would also cut at U+2028 and its like, which may stand inside a JSON line.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def encode(tokenizer: Any, row: Mapping[str, Any]) -> Example:
