@@ -1,6 +1,7 @@
 """From a request to a plan: what is refused, what is hashed, what it is expected to take."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.inference.model import load
 from backend.jobs.grids import parse_grid
-from backend.settings import from_environment
+from backend.jobs.planning import make_plan
+from backend.settings import ASSETS, from_environment
 from backend.types import RunStatus
 from tests.worlds import tiny_world
 
@@ -219,3 +221,24 @@ def test_a_folder_that_cannot_be_made_is_refused_by_its_field(studio, out):
         studio.plan("merge", {"aligned": "aligned", "tuned": "tuned", "out": out})
     allowed = "the path of a new folder that you may write to"
     assert str(caught.value) == f"out: got {out[:200]!r}; allowed is {allowed}. Choose another folder."
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "change"),
+    [
+        ("sweep", "aligned", {"aligned": "/tmp"}),
+        ("sweep", "tuned", {"tuned": "owner/model"}),
+        ("sweep", "suites", {"suites": ["/etc/prompts.jsonl"]}),
+        ("merge", "out", {"out": "/tmp/merged"}),
+        ("merge", "calibration", {"method": "safe_delta", "calibration": "/tmp/chats.jsonl"}),
+        ("tune", "task_data", {"task_data": "/tmp/rows.jsonl"}),
+        ("tune", "out", {"out": "/tmp/tuned"}),
+    ],
+)
+def test_a_public_page_takes_only_what_came_with_it(settings, kind, field, change):
+    pair = {"aligned": "demo/aligned", "tuned": "demo/tool-mixed-sft"}
+    request = {"model": "demo/aligned", "task_data": "demo/tool-mixed"} if kind == "tune" else pair
+    public = replace(settings, public=True, demo=ASSETS / "demo")
+    make_plan(public, kind, request)
+    with pytest.raises(UserError, match=f"{field}: .*on a public page"):
+        make_plan(public, kind, {**request, **change})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backend.checkpoints.folder import read_folder
 from backend.errors import UserError, unknown_name
-from backend.settings import Settings
+from backend.settings import Settings, refuse_in_public
 from backend.types import Checkpoint
 
 DEMO = "demo/"
@@ -42,6 +42,8 @@ def resolve(
         raise UserError(field, got=name, allowed=ALLOWED, remedy="The demo pair starts with demo/aligned.")
     if name.startswith(DEMO):
         return _demo(name, settings, field)
+    if name not in local_names(settings):
+        refuse_in_public(settings, field, name)
     try:
         folder = _local_folder(name, settings)
     except (OSError, RuntimeError):  # a name too long for any file system, or `~` of somebody unknown

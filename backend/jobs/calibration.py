@@ -10,7 +10,7 @@ from typing import Any
 
 from backend.errors import UserError
 from backend.registry import Plugin
-from backend.settings import Settings
+from backend.settings import Settings, refuse_in_public
 from backend.types import Message
 
 FIELD = "calibration"
@@ -87,6 +87,7 @@ def _chat(line: str, number: int, name: str) -> list[Message]:
 def _path(settings: Settings, name: str) -> Path:
     if name.startswith("demo/"):
         return settings.demo / "data" / f"{Path(name).name}.jsonl"
+    refuse_in_public(settings, FIELD, name)
     try:
         return Path(name).expanduser()
     except RuntimeError:  # `~` of somebody unknown

@@ -11,7 +11,7 @@ from typing import Any
 from backend.errors import UserError, unknown_name
 from backend.jobs.datafile import DataFile
 from backend.jobs.mixes import MIX, MIX_ENDINGS, build_mix, find_mix, read_mix
-from backend.settings import Settings
+from backend.settings import Settings, refuse_in_public
 from backend.tuning.tables import ENDINGS, READ
 
 DEMO = "demo/"
@@ -69,6 +69,8 @@ def find_data(
     Raises:
         UserError: nothing of that name, a format that is not read, or a mix that cannot be built.
     """
+    if not name.startswith(DEMO):
+        refuse_in_public(settings, field, name)
     if name.startswith(MIX):
         return find_mix(settings.home, name, field=field)
     if not name.lower().endswith(MIX_ENDINGS):

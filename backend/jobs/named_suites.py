@@ -16,7 +16,7 @@ from backend.evaluation.runner import plugin_hash
 from backend.evaluation.suites import Suite, load_suite
 from backend.jobs.sources import seed_of, text_of
 from backend.registry import judges, tasks
-from backend.settings import ASSETS, Settings
+from backend.settings import ASSETS, Settings, refuse_in_public
 
 SAFETY_SUITES = ("safety", "over_refusal", "helpfulness")
 PLAIN = "plain_"
@@ -111,6 +111,8 @@ def find_suite(settings: Settings, name: str) -> Suite:
         if path.stem == name:
             return load_suite(path)
     if name.endswith(".jsonl") or "/" in name:
+        if settings.demo / "suites" not in Path(name).parents or ".." in Path(name).parts:
+            refuse_in_public(settings, "suites", name)
         try:
             path = Path(name).expanduser()
         except RuntimeError:  # `~` of somebody unknown

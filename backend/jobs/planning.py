@@ -39,7 +39,7 @@ from backend.jobs.sources import Sources, find_sources, fingerprint, pinned, see
 from backend.merging.inputs import check_request
 from backend.params import Parameter, check_parameters
 from backend.registry import EXTRA_INPUTS, Plugin, methods
-from backend.settings import Settings
+from backend.settings import Settings, refuse_in_public
 from backend.types import Checkpoint, Plan
 
 CHECKPOINTS = ("aligned", "tuned", *EXTRA_INPUTS)
@@ -121,7 +121,10 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     parameters = _checked(method, dict(request.get("parameters") or {}), given)
     if method.facts["calibration"]:  # it answers no prompt, but the chats run through it
         check_model_type(given.aligned.config, field="aligned")
-    target = _new_folder(str(request.get("out") or "").strip())
+    out = str(request.get("out") or "").strip()
+    if out:
+        refuse_in_public(settings, "out", out)
+    target = _new_folder(out)
     spec = {
         **given.spec(),
         "method": method.name,

@@ -18,7 +18,7 @@ from backend.jobs.mixes import mix_warnings
 from backend.jobs.sources import fingerprint, pinned, text_of
 from backend.params import check_parameters
 from backend.registry import strategies, tasks
-from backend.settings import Settings
+from backend.settings import Settings, refuse_in_public
 from backend.tuning.knobs import check_training
 from backend.tuning.overlap import Apart, keep_apart
 from backend.tuning.rows import Row, counted, listed, read_chat_file
@@ -49,7 +49,7 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
             recommended(settings, task_data.name) | dict(request.get("training") or {}), parameters=model.parameters
         ),
         "probe_every": _whole(request, "probe_every", 0, MOST_PROBES_APART),
-        "out": _out(request),
+        "out": _out(settings, request),
     } | named_suites.measuring(
         settings, {**request, "task": _task(settings, request, task_data), "preset": request.get("preset") or PRESET}
     )
@@ -126,10 +126,11 @@ def _task(settings: Settings, request: Mapping[str, Any], task_data: DataFile) -
     return guess if any(one.name == guess and one.facts["suite"] in known for one in tasks) else ""
 
 
-def _out(request: Mapping[str, Any]) -> str:
+def _out(settings: Settings, request: Mapping[str, Any]) -> str:
     out = str(request.get("out") or "").strip()
     if not out:
         return ""
+    refuse_in_public(settings, "out", out)
     target = Path(out).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError("out", problem=f"{target} exists and is not empty", remedy="Name a new folder.")
