@@ -58,7 +58,8 @@ def _print(found: Mapping[str, Any]) -> int:
         words = ", ".join(f"{name} {value:g}" for name, value in change.items())
         print_line(f"{arm}: {words or 'its default'}, chosen on validation ({found['rule']})")
     for bar, result in found["verdict"].items():
-        word = {True: "yes", False: "NO", None: "not measured"}[result["passed"]]
+        unknown = "open, the difference is within chance" if result.get("within_chance") else "not measured"
+        word = {True: "yes", False: "NO", None: unknown}[result["passed"]]
         numbers = ", ".join(f"{key} {value:.1f}" for key, value in result.items() if isinstance(value, float))
         print_line(f"dualselect, {bar}: {word}" + (f" ({numbers})" if numbers else ""))
     return print_line(f"run {found['run']} shows them in one plot on the Explore page.")
