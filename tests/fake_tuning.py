@@ -21,7 +21,7 @@ def _number(name: str, default: float, low: float, high: float, help_: str, **mo
 
 
 KEEP = _number("keep_tokens", 0.9, 0.5, 1.0, "How much of the answer text is still learnt from.", unit="share")
-RHO = _number("rho", 0.2, 0.0, 2.0, "How hard each step is pulled toward the references.")
+RHO = _number("rho", 0.2, 0.0, 2.0, "How hard each step is pulled toward the references.", every_preset=True)
 PRESET = {
     "name": "preset", "kind": "choice", "default": "studio", "choices": ["studio", "released"],
     "help": "Where the settings come from: ours, or the paper's released code.",

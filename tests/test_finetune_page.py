@@ -66,13 +66,14 @@ def test_only_what_a_person_changed_is_sent(page: Tuning) -> None:
     assert (spec["parameters"], spec["training"]) == ({"rho": 0.5}, {"steps": 80})
 
 
-def test_the_released_preset_sends_nothing_else_and_hides_the_rest(page: Tuning) -> None:
-    assert page.finetune.spec(*page.filled(preset="released", rho=0.5))["parameters"] == {"preset": "released"}
+def test_the_released_preset_sends_what_still_counts_and_hides_the_rest(page: Tuning) -> None:
+    given = page.finetune.spec(*page.filled(preset="released", rho=0.5, keep_tokens=0.7))["parameters"]
+    assert given == {"preset": "released", "rho": 0.5}
     values = page.filled(preset="released")[-len(page.finetune.values) :]
     about, more, *shown = page.finetune.show_settings("dualselect", *values)
     assert words.PRESET_SETS in about["info"]
     assert not more["visible"]
-    assert sum(one["visible"] for one in shown) == 1
+    assert sum(one["visible"] for one in shown) == 2
 
 
 def test_a_strategy_shows_its_own_settings_and_siblings_share_them(page: Tuning) -> None:

@@ -85,11 +85,13 @@ def test_an_uploaded_file_is_shown_and_a_wrong_one_is_refused(page: Page, fake_u
     stays_home(page, fake_url)
 
 
-def test_the_released_preset_leaves_only_itself_to_choose(page: Page, fake_url: str) -> None:
+def test_the_released_preset_leaves_what_still_counts(page: Page, fake_url: str) -> None:
     open_page(page, fake_url, "?view=finetune")
     form = page.locator("#tune-form")
-    expect(form.get_by_text("How hard each step is pulled")).to_be_visible()
+    kept, hidden = "How hard each step is pulled", "How much of the answer text is still learnt from"
+    expect(form.get_by_text(hidden)).to_be_visible()
     form.get_by_label("preset").click()
     page.get_by_role("option", name="released").click()
-    expect(form.get_by_text("This preset sets everything else")).to_be_visible()
-    expect(form.get_by_text("How hard each step is pulled")).to_have_count(0)
+    expect(form.get_by_text("This preset sets everything that is not shown")).to_be_visible()
+    expect(form.get_by_text(hidden)).to_have_count(0)
+    expect(form.get_by_text(kept)).to_be_visible()
