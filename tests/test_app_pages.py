@@ -151,7 +151,7 @@ def test_bad_input_is_a_sentence_at_its_field_and_nothing_is_queued(page: Page, 
     before = len(page.studio.rows)
     checked = page.merge.check(*page.form(**change))
     assert field in errors(page, checked[2:])
-    started = page.merge.start_sweep(None, *page.form(**change))
+    started = page.merge.starter("sweep")(None, *page.form(**change))
     assert field in errors(page, started[2 : 2 + len(page.merge.errors)])
     assert len(page.studio.rows) == before
 
@@ -165,7 +165,7 @@ def test_a_good_form_shows_what_it_will_take(page: Page) -> None:
 
 def test_a_sweep_from_start_to_its_points_in_explore() -> None:
     page = Page()
-    started = page.merge.start_sweep(None, *page.form())
+    started = page.merge.starter("sweep")(None, *page.form())
     watching = started[-3]
     assert started[-2] == {"run": watching}
     assert started[-1]["active"] is True
@@ -187,7 +187,7 @@ def test_a_sweep_from_start_to_its_points_in_explore() -> None:
 
 def test_cancel_and_restart_say_what_was_kept() -> None:
     page = Page()
-    watching = page.merge.start_sweep(None, *page.form())[-3]
+    watching = page.merge.starter("sweep")(None, *page.form())[-3]
     page.now = 2.5
     found = page.wiring.do("cancel", watching, watching, None, 0)
     assert "Restart" in everything(found[page.merge.live])
@@ -198,7 +198,7 @@ def test_cancel_and_restart_say_what_was_kept() -> None:
 
 def test_a_failed_run_says_what_happened_and_offers_another_try() -> None:
     page = Page()
-    watching = page.merge.start_sweep(None, *page.form())[-3]
+    watching = page.merge.starter("sweep")(None, *page.form())[-3]
     page.studio.fail(watching, "disk: 3 MB are free and 12 MB are needed. Free some space.")
     live, _ = page.merge.view(watching)
     assert "Free some space" in everything(live)

@@ -95,7 +95,7 @@ def test_every_method_of_the_real_catalogue_is_offered_with_its_needs(settings: 
 
 def test_a_search_starts_runs_and_ends_with_its_verdict() -> None:
     page = Page()
-    started = page.merge.start_search(None, *page.form())
+    started = page.merge.starter("search")(None, *page.form())
     watching = started[-3]
     page.now = 12.5
     live, plot = page.merge.view(watching)
@@ -111,7 +111,7 @@ def test_a_search_request_has_its_budget_and_keeps_the_uniform_steps(page: Page)
     asked = spec(page, "search", grid="0:1:5", minutes=2)
     assert (asked["grid"], asked["minutes"], asked["trials"]) == ("0:1:5", 2, 4)
     assert "grid" not in spec(page, "search", grid="density=0:1:5", method="ties")
-    wrong = page.merge.start_search(None, *page.form(tuned="nowhere"))
+    wrong = page.merge.starter("search")(None, *page.form(tuned="nowhere"))
     assert "tuned" in errors(page, wrong[2 : 2 + len(page.merge.errors)])
 
 

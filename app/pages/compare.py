@@ -55,7 +55,13 @@ class Compare:
                 )
             with gr.Row():
                 self.prompt = gr.Textbox(
-                    label="Request", info="the same for all three", lines=1, max_lines=4, scale=6, max_length=4000
+                    label="Request",
+                    info="the same for all three",
+                    lines=1,
+                    max_lines=4,
+                    scale=6,
+                    max_length=4000,
+                    elem_id="request",
                 )
                 self.ask = gr.Button(
                     "Ask all three", variant="primary", scale=1, min_width=140, elem_classes="s-bottom"

@@ -128,12 +128,6 @@ class Merge:
         """The handler of a start button."""
         return lambda watching, *form: self._submit(kind, watching, *form)
 
-    def start_sweep(self, watching: int | None, *form: Any) -> tuple[Any, ...]:
-        return self._submit("sweep", watching, *form)
-
-    def start_search(self, watching: int | None, *form: Any) -> tuple[Any, ...]:
-        return self._submit("search", watching, *form)
-
     def _submit(self, kind: str, watching: int | None, *form: Any) -> tuple[Any, ...]:
         fields = Fields.of(form)
         try:

@@ -254,7 +254,8 @@ window.studio = (() => {
         while (wanted !== null) {
           const about = props.value.about, lam = wanted;
           wanted = null;
-          let answer = await server.first({ ...about, lam });
+          const typed = document.querySelector("#request textarea"); // what stands there now, asked before or not
+          let answer = await server.first({ ...about, ...(typed ? { prompt: typed.value } : {}), lam });
           drawAll(answer.draw);
           while (answer.more && wanted === null) {
             answer = await server.more({ session: about.session, ticket: answer.ticket });

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from backend.errors import Cancelled
+from backend.storage.files import write_text
 from backend.types import Checkpoint
 
 BLOCK = 2**22
@@ -49,12 +49,9 @@ def remember(file: Path) -> None:
     """Write the hashes of large files that still lie there as they were, so that later processes need not read them."""
     recall(file)  # what others wrote meanwhile
     kept = [(*key, digest) for key, digest in _known.items() if key[2] >= WORTH_KEEPING and _state(Path(key[0])) == key]
-    text = json.dumps(kept[-MOST_KEPT:])
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # only slower next time
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
+        write_text(file, json.dumps(kept[-MOST_KEPT:]))
 
 
 class HashesAhead:

@@ -27,7 +27,7 @@ GRID = "0:1:11"
 MOST_SEEDS = 20
 
 # What is chosen on the validation suites, and among which values: as many tries for DualSelect and its two bars. The
-# others keep their defaults, and the report says so.
+# others keep their defaults.
 TUNED: dict[str, tuple[str, tuple[float, ...]]] = {
     "safety_mix": ("share", (0.1, 0.2, 0.5, 1.0)),
     "safegrad": ("rho", (0.1, 0.2, 0.5, 1.0)),

@@ -214,23 +214,13 @@ def identity(method: Plugin) -> dict[str, Any]:
 def _plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     from backend.jobs.tune_plan import plan_tune  # it uses this module's checks
 
-    _check_runs(settings, request)
     return plan_tune(settings, request)
 
 
 def _plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
     from backend.jobs.compare_plan import plan_compare
 
-    _check_runs(settings, request)
     return plan_compare(settings, request)
-
-
-def _check_runs(settings: Settings, request: Mapping[str, Any]) -> None:
-    """Refuse a model to be trained that is not run here; an adapter is refused by the plan itself."""
-    name = str(request.get("model") or "").strip()
-    model = resolve(name, settings, field="model") if name else None
-    if model and model.kind == "full":
-        check_model_type(model.config, field="model")
 
 
 _PLANNERS: dict[str, Callable[[Settings, Mapping[str, Any]], Plan]] = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backend.checkpoints.config import check_model_type
 from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.evaluation.runner import plugin_hash
@@ -36,6 +37,7 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     model = resolve(text_of(request, "model"), settings, field="model")
     if model.kind == "adapter":
         raise UserError("model", problem=f"{model.name} is an adapter", remedy="Name the full checkpoint under it.")
+    check_model_type(model.config, field="model")
     task_data = find_data(settings, text_of(request, "task_data"), "task_data")
     references = _references(settings, request, task_data.name, needed="references" in strategy.facts["needs"])
     rows = _read({"task_data": task_data, "references": references})

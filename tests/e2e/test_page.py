@@ -229,6 +229,10 @@ def test_a_quick_drag_ends_with_the_answer_of_the_last_lambda(page: Page, fake_u
     page.get_by_label("against the aligned model").check()
     expect(merged.locator("ins").first).to_be_visible()
     assert page.locator("#columns img").count() == 0
+    page.get_by_label("Request", exact=False).and_(page.locator("textarea")).fill("good evening")
+    slider.fill("0.25")  # a request that was typed and not yet asked is what the slider asks
+    expect(merged).to_contain_text("λ = 0.25 says: good evening")
+    expect(page.locator('#columns [data-name="aligned"]')).to_contain_text("good evening")
 
 
 def test_a_link_opens_the_same_view_and_a_broken_one_the_usual_view(page: Page, fake_url: str) -> None:
