@@ -231,7 +231,8 @@ def test_a_quick_drag_ends_with_the_answer_of_the_last_lambda(page: Page, fake_u
     assert page.locator("#columns img").count() == 0
     page.get_by_label("Request", exact=False).and_(page.locator("textarea")).fill("good evening")
     slider.fill("0.25")  # a request that was typed and not yet asked is what the slider asks
-    expect(merged).to_contain_text("λ = 0.25 says: good evening")
+    expect(merged.locator("h4")).to_contain_text("λ = 0.25")
+    expect(merged).to_contain_text("says: good evening")
     expect(page.locator('#columns [data-name="aligned"]')).to_contain_text("good evening")
 
 
