@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.fake_studio import NASTY
 
 PLOT = "#pareto .stage"
+DOUBLE_CLICK = 350  # ms; Plotly takes two presses within 300 ms for a double click, and that resets the zoom
 AT = """(key) => {
   const stage = document.querySelector('#pareto .stage');
   for (const trace of stage.data) {
@@ -41,6 +42,7 @@ def click_point(page: Page, key: int) -> None:
     page.locator(PLOT).scroll_into_view_if_needed()
     x, y = page.evaluate(AT, key)
     page.mouse.move(x - 3, y - 3)
+    page.wait_for_timeout(DOUBLE_CLICK)
     page.mouse.click(x, y)
 
 
