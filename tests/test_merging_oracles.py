@@ -23,7 +23,7 @@ from torch import Tensor
 
 from backend.merging.engine import merge_one
 from backend.merging.inputs import Bundle, check_request
-from backend.merging.place import Place
+from backend.merging.place import BITS, Place
 from backend.registry import methods
 
 needs_mergekit = pytest.mark.skipif(importlib.util.find_spec("mergekit") is None, reason="mergekit is not installed")
@@ -82,7 +82,7 @@ def feed_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     salts = iter(range(9))
 
     def drawn(chances: Tensor) -> Tensor:
-        numbers = PLACE.uniform(chances.numel(), next(salts)).reshape(chances.shape)
+        numbers = PLACE.dice(chances.numel(), next(salts)).reshape(chances.shape) / 2**BITS
         return (numbers < chances).to(chances.dtype)
 
     monkeypatch.setattr(torch, "bernoulli", drawn)

@@ -19,6 +19,7 @@ Splits = Literal["elements", "rows", "tensor"]
 Run = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 BLOCK = 2**18  # elements; in fp32 a few of these stay in a core's cache
+PIECE = 2**16  # in fp64, for sums
 LOW_BITS = 16
 
 
@@ -79,7 +80,7 @@ class Whole:
 
     def dots(self, *pairs: tuple[Tensor, Tensor]) -> list[float]:
         """⟨one, other⟩ of each pair; fp32 in, fp64 sums."""
-        found: list[float] = self._ask(lambda: [_dot(one, other) for one, other in pairs], _added, list)
+        found: list[float] = self._ask(lambda: _dots(pairs), _added, list)
         return found
 
     def largest(self, *asked: tuple[Tensor, int]) -> list[Tensor]:
@@ -160,9 +161,15 @@ def _added(known: list[Any], part: list[Any]) -> list[Any]:
     return [one + other for one, other in zip(known, part, strict=True)]
 
 
-def _dot(one: Tensor, other: Tensor) -> float:
-    pieces = zip(torch.split(one.reshape(-1), BLOCK), torch.split(other.reshape(-1), BLOCK), strict=True)
-    return sum(float(torch.dot(left.double(), right.double())) for left, right in pieces)
+def _dots(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+    """Each tensor is made fp64 once, however many pairs it is in, and in pieces that stay in the cache."""
+    pieces = {id(one): torch.split(one.reshape(-1), PIECE) for pair in pairs for one in pair}
+    totals = [0.0] * len(pairs)
+    for number in range(len(next(iter(pieces.values())))):
+        wide = {key: parts[number].double() for key, parts in pieces.items()}
+        for place, (one, other) in enumerate(pairs):
+            totals[place] += float(torch.dot(wide[id(one)], wide[id(other)]))
+    return totals
 
 
 def _upper(sizes: list[Tensor]) -> list[Tensor]:

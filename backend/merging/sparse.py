@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from backend.lazy import torch
 from backend.merging.blocks import Whole
-from backend.merging.place import Place
+from backend.merging.ops import masked
+from backend.merging.place import BITS, Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ def keep_top(delta: Tensor, density: float, whole: Whole | None = None) -> Tenso
         return delta
     whole = whole or Whole(delta.numel())
     (mask,) = whole.largest((delta.abs(), max(1, int(density * whole.elements))))
-    return torch.where(mask, delta, 0.0)
+    return masked(delta, mask)
 
 
 def keep_band(delta: Tensor, density: float, gamma: float, whole: Whole | None = None) -> Tensor:
@@ -54,7 +55,7 @@ def keep_band(delta: Tensor, density: float, gamma: float, whole: Whole | None =
     below = max(0, total - kept - gone)
     sizes = delta.abs()
     inside, beyond = whole.largest((sizes, total - below), (sizes, total - below - kept))
-    return torch.where(inside & ~beyond, delta, 0.0)
+    return masked(delta, inside & ~beyond)
 
 
 def draw(
@@ -70,8 +71,10 @@ def draw(
     """
     if isinstance(keep, float) and keep >= 1:
         return delta
-    chance = place.uniform(delta.numel(), salt, device=delta.device).reshape(delta.shape)
-    kept = torch.where(chance < keep, delta, 0.0)
+    limit = torch.as_tensor(keep, dtype=torch.float64, device=delta.device).mul(2**BITS).ceil().to(torch.int32)
+    dice = place.dice(delta.numel(), salt, device=delta.device).reshape(delta.shape)
+    stays = dice.sub_(limit).bitwise_right_shift_(31)  # all bits set where dice < limit
+    kept = stays.bitwise_and_(delta.view(torch.int32)).view(torch.float32)
     if rescale == "inverse":
         return kept / keep
     if rescale == "l1":
