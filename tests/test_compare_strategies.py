@@ -151,7 +151,11 @@ def test_the_command_prints_one_document(world, monkeypatch, capsys):
     arguments = "--model demo/aligned --task-data demo/quick-mixed --references demo/references --strategies sft"
     more = "--seeds 1 --steps 2 --train batch=4 --preset quick --grid 0,1 --task tool --suites safety --json"
     assert main(["compare-strategies", *arguments.split(), *more.split()]) == 0
-    assert json.loads(capsys.readouterr().out)["strategies"][0]["name"] == "sft"
+    found = json.loads(capsys.readouterr().out)
+    assert found["strategies"][0]["name"] == "sft"
+    assert main(["compare-strategies", "--run", str(found["run"]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+    assert main(["compare-strategies", "--run", "99"]) == 2
 
 
 # ------------------------------------------------------------------------------------ numbers

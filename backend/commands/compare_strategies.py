@@ -8,6 +8,7 @@ from typing import Any
 
 from backend.api import Studio
 from backend.commands.common import print_json, print_line, run_to_the_end, settings_of
+from backend.errors import UserError
 from backend.jobs.compare_plan import STRATEGIES
 from backend.settings import Settings
 
@@ -16,8 +17,8 @@ AXES = ("safety", "over_refusal", "helpfulness", "task")
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--model", required=True, help="the full checkpoint to start from")
-    parser.add_argument("--task-data", required=True, help="a demo set or a file, as of the command tune")
+    parser.add_argument("--model", help="the full checkpoint to start from")
+    parser.add_argument("--task-data", help="a demo set or a file, as of the command tune")
     parser.add_argument("--references", help="good answers to protect, where strategies need them")
     parser.add_argument("--strategies", help=f"comma list; default: {','.join(STRATEGIES)}")
     parser.add_argument("--seeds", default="3", help="how many training seeds, from 0 on")
@@ -34,20 +35,32 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", help="λ of the merges; default: 0:1:11")
     parser.add_argument("--task", help="the task to measure; default: that of a demo set")
     parser.add_argument("--suites", help="comma list of suite names or .jsonl files instead of the safety suites")
+    parser.add_argument("--run", type=int, help="print this comparison, stored or run before, and train nothing")
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     studio = Studio(settings)
+    if options.run is not None:
+        return _tell(_known(studio, options.run), options.json)
     names = ("model", "task_data", "references", "strategies", "seeds", "ablations", "tune", "preset", "grid", "task")
     request = {name: getattr(options, name) for name in (*names, "suites")}
     training = settings_of(options.train) | ({"steps": options.steps} if options.steps else {})
     request |= {"settings": settings_of(options.set), "training": training}
-    found = studio.comparison_json(run_to_the_end(studio, "compare", request).id)
-    return print_json(found) if options.json else _print(found)
+    return _tell(studio.comparison_json(run_to_the_end(studio, "compare", request).id), options.json)
 
 
-def _print(found: Mapping[str, Any]) -> int:
+def _known(studio: Studio, number: int) -> dict[str, Any]:
+    run = studio.run(number)
+    if run.kind != "compare":
+        others = ", ".join(str(one.id) for one in studio.runs() if one.kind == "compare") or "none yet"
+        raise UserError("run", got=f"{number}, a {run.kind}", allowed=f"a comparison: {others}")
+    return studio.comparison_json(number)
+
+
+def _tell(found: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        return print_json(found)
     print_line(f"{'':24}" + "".join(f"{axis:>22}" for axis in AXES) + f"{'seconds':>10}")
     for one in [*found["strategies"], *found["merges"]]:
         cells = "".join(f"{_cell(one['scores'].get(axis)):>22}" for axis in AXES)

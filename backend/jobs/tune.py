@@ -25,6 +25,7 @@ from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.runner import Measured, Runner
 from backend.evaluation.suites import Suite
 from backend.inference.model import Responder, load, pick_device
+from backend.jobs import telemetry
 from backend.jobs.datafile import DataFile
 from backend.jobs.datasets import find_data
 from backend.jobs.evaluated import held_out, measured_on
@@ -118,7 +119,7 @@ def _train(
     recorder = Recorder(context.folder, data.texts)
     saver = Saver(context.folder / "training.pt", least=context.settings.save_seconds)
     probe = _Probe(context, responder, model, probed, recorder)
-    if spec["probe_every"] and not saver.path.exists():
+    if spec["probe_every"] and not telemetry.read(context.folder)["probes"]:
         probe(0)
 
     def report(now: Progress) -> None:
