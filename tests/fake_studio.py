@@ -1,16 +1,20 @@
 """A scripted studio in memory: the same methods as `backend.api.Studio`, the same answers every time, no model.
 
 Handler tests use it directly; browser tests serve it with `python -m tests.fake_studio PORT`. Runs advance with a clock
-that is passed in, one point every `step_seconds`.
+that is passed in, one point every `step_seconds`; a browser test may turn it by hand, see `ClockFile`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from backend.errors import DeviceBusy, UserError, unknown_name
@@ -33,10 +37,49 @@ from backend.types import (
 from tests.fake_answers import TASKS, N, answered, wilson
 from tests.fake_tuning import NASTY, FakeTuning
 
+STEP_SECONDS = 0.4  # where a browser test sees it
+
+
+class ClockFile:
+    """The real time, or the time in a file while there is one: another process then decides how far runs get."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self) -> float:
+        with suppress(FileNotFoundError):
+            return float(self.path.read_text())
+        return time.monotonic()
+
+    def set(self, seconds: float) -> None:
+        fresh = self.path.with_suffix(".new")  # renamed, so that nobody reads half a number
+        fresh.write_text(repr(seconds))
+        fresh.replace(self.path)
+
+    def hold(self) -> None:
+        self.set(self())
+
+    def turn(self, seconds: float) -> None:
+        self.set(self() + seconds)
+
+    def let_go(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def alone(method: Callable[..., Any]) -> Callable[..., Any]:
+    """One call at a time: the page's timer reads a run while a button changes it, each in a thread of its own."""
+
+    @functools.wraps(method)
+    def locked(self: Any, *given: Any, **named: Any) -> Any:
+        with self.lock:
+            return method(self, *given, **named)
+
+    return locked
+
 
 class FakeStudio(FakeTuning):
     def __init__(self, step_seconds: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.step_seconds, self.clock = step_seconds, clock
+        self.step_seconds, self.clock, self.lock = step_seconds, clock, threading.RLock()
         self.busy = ""
         self.rows: dict[int, Run] = {}
         self.begun: dict[int, float] = {}
@@ -128,15 +171,18 @@ class FakeStudio(FakeTuning):
         same = [r.id for r in self.rows.values() if r.recipe_hash == repr(recipe) and r.status == RunStatus.DONE]
         return Plan(kind, full, recipe, repr(recipe), Estimate(38.0, 300 << 20, 2 << 20), (), (same or [None])[0])
 
+    @alone
     def submit(self, kind: str, spec: Mapping[str, Any], *, owner: str = "local", name: str = "") -> Run:
         plan = self.plan(kind, spec)
         return self._insert(
             kind, plan.spec, name or f"{kind} {plan.spec.get('tuned') or plan.spec['task_data']}", recipe=plan.recipe
         )
 
+    @alone
     def runs(self, *, owner: str | None = None) -> list[Run]:
         return [self.run(i) for i in sorted(self.rows, reverse=True)]
 
+    @alone
     def run(self, run: int) -> Run:
         row = self.rows.get(run)
         if row is None:
@@ -167,11 +213,13 @@ class FakeStudio(FakeTuning):
     def log(self, run: int, *, lines: int = 200) -> str:
         return f"run {run}: reading headers\nrun {run}: {self.run(run).phrase or 'finished'}\n"
 
+    @alone
     def cancel(self, run: int) -> Run:
         row = self.run(run)
         self.rows[run] = replace(row, status=RunStatus.CANCELLED, phrase="", finished=time.time(), seconds_left=None)
         return self.rows[run]
 
+    @alone
     def restart(self, run: int) -> Run:
         row = self.run(run)
         self.rows[run] = replace(row, status=RunStatus.QUEUED, fraction=0.0, error="")
@@ -179,9 +227,11 @@ class FakeStudio(FakeTuning):
         self.begun[run] = self.clock() - done * self.step_seconds
         return self.run(run)
 
+    @alone
     def fail(self, run: int, sentence: str) -> None:
         self.rows[run] = replace(self.run(run), status=RunStatus.FAILED, error=sentence)
 
+    @alone
     def rename(self, run: int, name: str) -> Run:
         self.rows[run] = replace(self.run(run), name=name)
         return self.rows[run]
@@ -332,5 +382,6 @@ class FakeStudio(FakeTuning):
 if __name__ == "__main__":
     from app.__main__ import serve
 
-    studio = FakeStudio(step_seconds=float(sys.argv[2]) if len(sys.argv) > 2 else 0.4)
-    serve(studio, from_environment({"PORT": sys.argv[1]}))
+    port, *clock = sys.argv[1:]
+    studio = FakeStudio(STEP_SECONDS, *(ClockFile(Path(path)) for path in clock))
+    serve(studio, from_environment({"PORT": port}))

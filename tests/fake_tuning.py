@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -76,6 +77,7 @@ class FakeTuning:
     """Mixed into `FakeStudio`: a run takes `training.steps` steps, eight of them every `step_seconds`."""
 
     rows: dict[int, Run]
+    lock: threading.RLock
 
     def tuning_catalogue(self) -> dict[str, Any]:
         return {"strategies": STRATEGIES, "training": TRAINING, "data": DATA}
@@ -105,10 +107,12 @@ class FakeTuning:
         return Plan("tune", full, recipe, repr(recipe), Estimate(12.0, 300 << 20, 1 << 20), (), (same or [None])[0])
 
     def pause(self, run: int) -> Run:
-        return self._halt(run, RunStatus.PAUSED)
+        with self.lock:
+            return self._halt(run, RunStatus.PAUSED)
 
     def stop_and_keep(self, run: int) -> Run:
-        return self._finish(self.run(run))
+        with self.lock:
+            return self._finish(self.run(run))
 
     def _halt(self, run: int, status: RunStatus) -> Run:
         self.rows[run] = replace(self.run(run), status=status, phrase="", seconds_left=None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from tests.e2e.test_page import open_page, stays_home
-from tests.fake_studio import NASTY
+from tests.fake_studio import NASTY, ClockFile
 
 STEP = "() => Number((document.querySelector('#tune-vitals .tile b') || {}).textContent || 0)"
 
@@ -56,8 +56,10 @@ def test_curves_grow_survive_a_reload_and_lead_on_to_merge(page: Page, fake_url:
     stays_home(page, fake_url)
 
 
-def test_rows_and_references_appear_as_their_characters_and_sort(page: Page, fake_url: str) -> None:
+def test_rows_and_references_appear_as_their_characters_and_sort(page: Page, fake_url: str, clock: ClockFile) -> None:
+    clock.hold()
     begin(page, fake_url, steps=40, seed=22)
+    clock.let_go()
     expect(page.locator("#tune-live")).to_contain_text("Finished: 40 steps")
     expect(page.locator("#tune-references .answer").filter(has_text=NASTY).first).to_be_visible()
     expect(page.locator("#tune-dropped")).to_contain_text("Dropped 20 of 40 unsafe (50 %), 5 of 400 benign (1 %)")

@@ -8,17 +8,20 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.test_page import open_page, stays_home
+from tests.fake_studio import ClockFile
 
 MAP = "#layers-plot .stage"
 
 
-def test_a_search_starts_with_its_button_and_ends_with_a_verdict(page: Page, fake_url: str) -> None:
+def test_a_search_starts_with_its_button_and_ends_with_a_verdict(page: Page, fake_url: str, clock: ClockFile) -> None:
+    clock.hold()
     open_page(page, fake_url, "?view=merge")
     page.get_by_label("Steps of λ").fill("0:1:3")
     page.get_by_text("Or search for a better front").click()
     page.get_by_label("Settings at most").fill("2")
     page.get_by_role("button", name="Start search").click()
     expect(page.locator("#live")).to_contain_text("running")
+    clock.let_go()
     page.wait_for_function("() => Number(document.querySelector('#live-plot .stage').dataset.points) >= 1")
     expect(page.locator("#live")).to_contain_text("The difference is within chance.")
     page.locator("#live").get_by_role("button", name="Open in Explore").click()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.fake_studio import NASTY
+from tests.fake_studio import NASTY, STEP_SECONDS, ClockFile
 
 PLOT = "#pareto .stage"
 DOUBLE_CLICK = 350  # ms; Plotly takes two presses within 300 ms for a double click, and that resets the zoom
@@ -161,18 +161,24 @@ def test_markup_in_an_answer_is_shown_as_its_characters(page: Page, fake_url: st
     stays_home(page, fake_url)
 
 
-def test_a_sweep_shows_its_points_as_they_land_and_survives_a_reload(page: Page, fake_url: str) -> None:
+def test_a_sweep_shows_its_points_as_they_land_and_survives_a_reload(
+    page: Page, fake_url: str, clock: ClockFile
+) -> None:
+    clock.hold()
     open_page(page, fake_url)
     tab(page, "Merge")
     expect(page.locator("#estimate")).to_contain_text("11 checkpoints")
     page.get_by_role("button", name="Start sweep").click()
     expect(page.locator("#live .live, #live .s-live")).to_contain_text("running")
+    clock.turn(2.5 * STEP_SECONDS)
     page.wait_for_function("() => Number(document.querySelector('#live-plot .stage').dataset.points) >= 2")
     run = re.search(r"run (\d+)", page.locator("#live .phrase").inner_text()).group(1)
     before = float(page.locator("#live progress").get_attribute("value"))
     page.reload()
     expect(page.locator("#live .phrase")).to_contain_text(f"run {run}")
+    clock.turn(2 * STEP_SECONDS)
     page.wait_for_function(f"() => Number((document.querySelector('#live progress') || {{value: 1}}).value) > {before}")
+    clock.let_go()
     expect(page.locator("#live")).to_contain_text("Finished: 11 checkpoints measured.")
     page.locator("#live").get_by_role("button", name="Open in Explore").click()
     expect(page.locator("#points tbody tr")).to_have_count(11)
