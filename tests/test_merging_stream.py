@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,21 +32,25 @@ from backend.merging.resident import ResidentPair
 from backend.registry import Plugin, methods
 from backend.types import Checkpoint
 from tests import tiny
+from tests.worlds import wait_until
 
 CUT = [method for method in methods if method.facts["splits"] != "tensor"]
 MERGE = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from backend.checkpoints.folder import read_folder
 from backend.merging.engine import merge_to_folder
 from backend.registry import methods
-start, goal, out, name, knobs, seconds = sys.argv[1:]
-if float(seconds) >= 0:
-    from backend.checkpoints import writer
-    writer.SECONDS_BETWEEN_SAVES = float(seconds)
+start, goal, out, name, knobs, most = sys.argv[1:]
+if float(most) < 1:
+    from tests.held_worker import save_every_tensor
+    save_every_tensor()
 pair = read_folder("aligned", Path(start)), read_folder("tuned", Path(goal))
 def report(fraction, phrase):
     print(f"{fraction} {phrase}", flush=True)
+    if fraction >= float(most):
+        print("held", flush=True)
+        signal.pause()
 merge_to_folder(*pair, methods.get(name), json.loads(knobs), Path(out), report=report)
 status = Path("/proc/self/status").read_text()
 print(json.dumps({"peak": 1024 * int(status.split("VmHWM:")[1].split()[0])}))
@@ -148,8 +151,9 @@ def large(tmp_path: Path) -> tuple[Checkpoint, Checkpoint]:
     return read_folder("aligned", tmp_path / "aligned"), read_folder("tuned", tmp_path / "tuned")
 
 
-def child(pair: tuple[Checkpoint, Checkpoint], out: Path, method: str, knobs: str = "{}", seconds: float = -1) -> Any:
-    arguments = [str(pair[0].folder), str(pair[1].folder), str(out), method, knobs, str(seconds)]
+def child(pair: tuple[Checkpoint, Checkpoint], out: Path, method: str, knobs: str = "{}", most: float = 2) -> Any:
+    """A merge in a process of its own, which stands still once it has done the share `most` of its work."""
+    arguments = [str(pair[0].folder), str(pair[1].folder), str(out), method, knobs, str(most)]
     command = [sys.executable, "-c", MERGE, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
 
@@ -180,13 +184,9 @@ def test_a_killed_merge_goes_on_and_gives_the_same_bytes(large: Any, tmp_path: P
         *large, methods.get(method), check_request(methods.get(method), {}), tmp_path / "straight"
     )
     journal = tmp_path / "out.tmp/journal.jsonl"
-    deadline = time.monotonic() + 60
-    with child(large, tmp_path / "out", method, seconds=0.0) as killed:
-        while time.monotonic() < deadline and killed.poll() is None:
-            if journal.exists() and len(journal.read_text().splitlines()) > 3:
-                os.kill(killed.pid, signal.SIGKILL)
-                break
-            time.sleep(0.001)
+    with child(large, tmp_path / "out", method, most=0.4) as killed:
+        assert "held\n" in killed.stdout
+        killed.kill()
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     finished = [json.loads(line)[0] for line in journal.read_text().splitlines()[1:] if line.endswith("]")]
@@ -396,7 +396,13 @@ def test_hashes_are_kept_for_the_next_process_and_never_for_changed_bytes(tmp_pa
     with monkeypatch.context() as broken:
         broken.setattr(hashes.hashlib, "sha256", lambda: pytest.fail("the file was read again"))
         assert hashes.file_hash(file) == first
-    before = file.stat()
+    before, probe = file.stat(), tmp_path / "probe"
+
+    def later() -> bool:
+        probe.write_text("")
+        return probe.stat().st_ctime_ns > before.st_ctime_ns
+
+    wait_until(later)  # a file system's clock may tick only a hundred times a second
     file.write_bytes(b"\1" * hashes.WORTH_KEEPING)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # the same path, inode, size and time of change
     assert hashes.file_hash(file) != first

@@ -17,10 +17,11 @@ from backend.jobs import telemetry, tune
 from backend.settings import child_environment
 from backend.tuning.rows import read_chat_file
 from backend.types import RunStatus
+from tests.held_worker import hold, let_go
 from tests.tuning_world import chat, tuning_world, write_rows
 from tests.worlds import wait_until
 
-STEPS = 240
+STEPS = 120
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -37,13 +38,19 @@ def studio(world):
 
 
 @pytest.fixture
-def worker(world):
-    world[0].home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "backend", "worker"]
-    process = subprocess.Popen(command, cwd=ROOT, env=child_environment(world[0]), stderr=subprocess.DEVNULL)
-    yield process
-    process.terminate()
-    process.wait(10)
+def start_worker():
+    processes = []
+
+    def start(settings):
+        command = [sys.executable, "-m", "tests.held_worker"]
+        processes.append(
+            subprocess.Popen(command, cwd=ROOT, env=child_environment(settings), stderr=subprocess.DEVNULL)
+        )
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(60)
 
 
 def weights_of(run):
@@ -219,22 +226,27 @@ def test_a_folder_that_was_filled_while_a_run_trained_is_left_alone(tmp_path):
 
 @pytest.fixture
 def long(settings):
-    """A training that takes a while, and the result of one that nobody stopped."""
+    """A training with a checkpoint after every step, so that there is one wherever it is stopped."""
     settings, request = tuning_world(replace(settings, save_seconds=0), steps=STEPS)
     return settings, request | {"probe_every": 0, "suites": ["safety"]}
 
 
-def test_paused_and_killed_runs_go_on_to_the_weights_of_one_that_nobody_stopped(studio, long, worker):
+def test_paused_and_killed_runs_go_on_to_the_weights_of_one_that_nobody_stopped(studio, long, start_worker):
     straight, paused, killed = (studio.submit("tune", long[1]) for _ in range(3))
+    for run in (paused, killed):
+        hold(long[0], run.id, 0.3)
+    start_worker(long[0])
     checkpoint = {run.id: long[0].runs / str(run.id) / "training.pt" for run in (paused, killed)}
     wait_until(lambda: studio.telemetry(paused.id)["steps"])
     studio.pause(paused.id)
     wait_until(lambda: studio.run(paused.id).status is RunStatus.PAUSED)
     assert checkpoint[paused.id].is_file()
     wait_until(checkpoint[killed.id].is_file)
+    wait_until(lambda: studio.run(killed.id).fraction >= 0.3)
     os.kill(studio._database.control(killed.id)[1], signal.SIGKILL)
     wait_until(lambda: studio.run(killed.id).status is RunStatus.FAILED)
     for run in (paused, killed):
+        let_go(long[0], run.id)
         studio.restart(run.id)
     wait_until(lambda: studio.run(killed.id).status is RunStatus.DONE)
     for run in (paused, killed):
@@ -245,21 +257,23 @@ def test_paused_and_killed_runs_go_on_to_the_weights_of_one_that_nobody_stopped(
         assert not checkpoint[run.id].exists()
 
 
-def test_stop_and_keep_finishes_with_the_weights_as_they_are(studio, long, worker):
+def test_stop_and_keep_finishes_with_the_weights_as_they_are(studio, long, start_worker):
     run = studio.submit("tune", long[1])
-    with pytest.raises(UserError, match="not running"):
-        studio.stop_and_keep(run.id)
+    hold(long[0], run.id, 0.3)
+    start_worker(long[0])
     wait_until(lambda: studio.telemetry(run.id)["steps"])
     studio.stop_and_keep(run.id)
     wait_until(lambda: not studio.run(run.id).status.is_live)
     found = studio.run(run.id)
     assert found.status is RunStatus.DONE, found.error
-    assert 0 < found.result["steps"] <= STEPS
+    assert 0 < found.result["steps"] < STEPS
     assert len(studio.points([run.id])) == 1
 
 
 def test_a_queued_run_is_paused_at_once_and_other_kinds_are_refused(studio, world):
     run = studio.submit("tune", world[1])
+    with pytest.raises(UserError, match="not running"):
+        studio.stop_and_keep(run.id)
     assert studio.pause(run.id).status is RunStatus.PAUSED
     assert studio.restart(run.id).status is RunStatus.QUEUED
     studio.cancel(run.id)

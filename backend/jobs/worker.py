@@ -25,6 +25,7 @@ from backend.storage.database import Database
 from backend.types import Run, RunStatus
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+CHILD = "backend.jobs.child"
 TICK = 0.1
 GRACE = 1.0
 IDLE_TICK = 0.3
@@ -100,7 +101,7 @@ class Worker:
 
     def _start(self, run: Run, log: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", "backend.jobs.child", str(run.id)],
+            [sys.executable, "-m", CHILD, str(run.id)],
             cwd=ROOT,
             env=child_environment(self._settings),
             stdin=subprocess.DEVNULL,
