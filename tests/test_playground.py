@@ -1,6 +1,11 @@
 """Live answers from a real process: the newest request wins, weights follow λ, a run takes the device."""
 
+import itertools
+import json
+import os
+import signal
 import threading
+from dataclasses import asdict
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -8,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from backend.api import Studio
 from backend.errors import DeviceBusy, RunFailed, UserError
 from backend.jobs import queue
+from backend.playground.client import TAKEN
+from backend.playground.server import Stage
 from backend.types import Column
-from tests.worlds import tiny_world
+from tests.worlds import tiny_world, wait_until
 
 PROMPT = [{"role": "user", "content": "how do I help the lazy dog?"}]
 
@@ -53,17 +60,40 @@ def test_an_adapter_answers_too(studio):
 
 def test_a_newer_request_ends_the_older_one(studio):
     answer(studio, at(0.3), tokens=2)  # the pair is loaded
-    older = studio.stream([at(0.4)], PROMPT, new_tokens=60)
-    next(older)
-    newer = []
-    thread = threading.Thread(target=lambda: newer.extend(studio.stream([at(0.9)], PROMPT, new_tokens=8)))
-    thread.start()
-    rest = []
-    with pytest.raises(RunFailed, match="newer request"):
-        rest.extend(older)
-    thread.join()
-    assert not any(chunk.done for chunk in rest)
+    playground = studio._playground
+    asked, older, newer = playground._latest, [], []
+
+    def ask(column, got):
+        try:
+            got.extend(studio.stream([column], PROMPT, new_tokens=8))
+        except RunFailed as taken:
+            got.append(str(taken))
+
+    os.kill(playground._process.pid, signal.SIGSTOP)  # no machine is fast enough to answer in between
+    threads = []
+    for column, got in ((at(0.4), older), (at(0.9), newer)):
+        threads.append(threading.Thread(target=ask, args=(column, got)))
+        threads[-1].start()
+        asked += 1
+        wait_until(lambda asked=asked: playground._latest == asked)
+    threads[0].join()
+    os.kill(playground._process.pid, signal.SIGCONT)
+    threads[1].join()
+    assert older == [TAKEN]
     assert newer[-1].done
+
+
+def test_the_model_stops_between_two_tokens_when_something_newer_is_asked(settings, capsys):
+    tiny_world(settings)
+    looks = itertools.count()
+
+    class Newest:
+        id = property(lambda self: 7 if next(looks) < 3 else 8)
+
+    Stage(settings).serve({"id": 7, "columns": [asdict(at(0.4))], "messages": PROMPT, "new_tokens": 60}, Newest())
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["done"] for one in said] == [False] * 3
+    assert next(looks) == 4
 
 
 def test_a_stream_that_is_closed_early_leaves_the_process_ready(studio):
