@@ -5,9 +5,15 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import hypothesis
 import pytest
 
 from backend.settings import Settings, from_environment
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+SLOW = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("studio", hypothesis.settings(), **SLOW)
+hypothesis.settings.load_profile("studio")
 
 
 @pytest.fixture

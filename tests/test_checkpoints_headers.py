@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -89,16 +88,17 @@ def test_a_file_of_a_few_bytes_is_refused(tmp_path: Path, size: int) -> None:
     assert f"is truncated: it holds {size} bytes" in refusal(tmp_path / "m.safetensors")
 
 
-def test_a_header_of_a_million_tensors_is_refused_at_once_and_cheaply(tmp_path: Path) -> None:
+def test_a_header_of_a_million_tensors_is_refused_unread_and_cheaply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entry = b'"t%07d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
     path = write(
         tmp_path / "m.safetensors", b"{" + b",".join(entry % number for number in range(1_000_000)) + b"}", b""
     )
     small = write(tmp_path / "n.safetensors", b"{" + b",".join(entry % number for number in range(200_000)) + b"}", b"")
+    monkeypatch.setattr("backend.checkpoints.headers.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
     tracemalloc.start()
-    started = time.perf_counter()
     assert "bytes; allowed is up to 16777216" in refusal(path)
     assert "lists 200000 tensors; allowed are up to 100000" in refusal(small)
-    assert time.perf_counter() - started < 1
     assert tracemalloc.get_traced_memory()[1] < 100e6
     tracemalloc.stop()

@@ -21,12 +21,13 @@ from backend.evaluation.sandbox import CodeResult, available, run_tests, same
 
 REPOSITORY = Path(__file__).parents[1]
 DENIED = r"PermissionError|\[Errno 38\] Function not implemented|can't start new thread"
+PATIENCE = 30.0  # seconds for an answer that ends by itself; only a hang takes so long
 ALLOW_ALL = struct.pack("HBBI", seccomp.RETURN, 0, 0, seccomp.ALLOW)
 
 locked = pytest.mark.skipif(not available()[0], reason=f"no sandbox here: {available()[1]}")
 
 
-def attempt(body: str, *arguments: object, seconds: float = 2.0) -> CodeResult:
+def attempt(body: str, *arguments: object, seconds: float = PATIENCE) -> CodeResult:
     """Run `body` as a function of `a`, `b` …; it passes only if it comes to its end, so denied means failed."""
     names = "abcd"[: len(arguments)]
     source = f"import os\ndef f({', '.join(names)}):\n{textwrap.indent(body, '    ')}\n    return 'through'\n"
@@ -34,20 +35,20 @@ def attempt(body: str, *arguments: object, seconds: float = 2.0) -> CodeResult:
 
 
 def answer(source: str, *cases: tuple[list[object], object]) -> CodeResult:
-    return run_tests(textwrap.dedent(source), "f", cases, seconds=10)
+    return run_tests(textwrap.dedent(source), "f", cases, seconds=PATIENCE)
 
 
 def value(expression: str) -> str:
     """What an expression is worth in there, as the reason shows it."""
-    result = run_tests(f"import os, ctypes\ndef f(): return {expression}", "f", [([], "\0")])
+    result = run_tests(f"import os, ctypes\ndef f(): return {expression}", "f", [([], "\0")], seconds=PATIENCE)
     return result.reason.removeprefix("case 1 of 1: got ").removesuffix(", expected '\\x00'")
 
 
 @locked
 class TestHonestAnswers:
     def test_a_correct_answer_passes_and_a_wrong_one_says_which_case(self) -> None:
-        assert run_tests("def f(x): return x + 1", "f", [([1], 2), ([2], 3)]) == CodeResult(True, "")
-        wrong = run_tests("def f(x): return 2 * x", "f", [([1], 2), ([2], 5)])
+        assert run_tests("def f(x): return x + 1", "f", [([1], 2), ([2], 3)], seconds=PATIENCE) == CodeResult(True, "")
+        wrong = run_tests("def f(x): return 2 * x", "f", [([1], 2), ([2], 5)], seconds=PATIENCE)
         assert wrong == CodeResult(False, "case 2 of 2: got 4, expected 5")
 
     @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ class TestHonestAnswers:
         ],
     )
     def test_a_broken_answer_fails_with_its_error(self, source: str, reason: str) -> None:
-        result = run_tests(source, "f", [([], 1)])
+        result = run_tests(source, "f", [([], 1)], seconds=PATIENCE)
         assert not result.passed
         assert reason in result.reason
         assert result.reason.isprintable()
@@ -335,7 +336,7 @@ class TestReachingOut:
     )
     def test_landlock_and_the_lost_capabilities_hold_without_the_filter(self, body: str) -> None:
         source = f"import os\ndef f():\n{textwrap.indent(body, '    ')}\n    return 'through'\n"
-        result = sandbox._run(source, "f", [([], "through")], 2.0, ALLOW_ALL)
+        result = sandbox._run(source, "f", [([], "through")], PATIENCE, ALLOW_ALL)
         assert "PermissionError" in result.reason
 
 
