@@ -11,6 +11,10 @@ from backend.errors import UserError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
+# How idle threads wait, by OpenMP's names: GNU's for microseconds, as long as the next operation takes to come, then
+# asleep; other libraries sleep at once.
+CALM = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -81,11 +85,12 @@ def available_cores() -> int:
 
 
 def calm_threads() -> None:
-    """Let this process's idle threads sleep instead of spin; call it before torch is imported.
+    """Let this process's idle threads soon sleep instead of spin; call it before torch is imported.
 
     Spinning threads of two processes on the same cores slow each other badly; see ARCHITECTURE.md.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name, value in CALM.items():
+        os.environ.setdefault(name, value)
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -103,7 +108,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "STUDIO_SAVE_SECONDS": str(settings.save_seconds),
         "STUDIO_PUBLIC": str(int(settings.public)),
         "OMP_NUM_THREADS": threads,
-        "OMP_WAIT_POLICY": "passive",
+        **CALM,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
