@@ -1,0 +1,35 @@
+"""The tables of README say what the shipped files say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backend.settings import ASSETS
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BUILT = ASSETS / "demo" / "build.json"
+AXES = ("safety", "over_refusal", "helpfulness")
+TASKS = ("reasoning", "medical", "code", "tool")
+
+
+def cells_of(first: str) -> list[str]:
+    (line,) = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+@pytest.mark.skipif(not BUILT.is_file(), reason="the demo checkpoints are not built; make demo builds them")
+def test_the_scores_of_the_demo_checkpoints_are_those_recorded_by_the_build():
+    scores = json.loads(BUILT.read_text(encoding="utf-8"))["scores"]
+    fine_tunes = [name for name in scores if name.endswith("-sft")]
+    assert len(fine_tunes) == 8
+    for name in fine_tunes:
+        found = [scores[name][axis] for axis in (*AXES, name.split("-")[0])]
+        assert cells_of(f"`demo/{name}`") == [f"{s['value']:.0f} [{s['low']:.0f}, {s['high']:.0f}]" for s in found]
+    for name in ("unaligned", "aligned"):
+        found = [scores[name][axis] for axis in AXES]
+        shown = [f"{s['value']:.0f} [{s['low']:.0f}, {s['high']:.0f}]" for s in found]
+        tasks = ", ".join(
+            f"{task} {scores[name][task]['value']:.0f}" for task in ("reasoning", "medical", "code", "tool")
+        )
+        assert cells_of(f"`demo/{name}`") == [*shown, tasks]
