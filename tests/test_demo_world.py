@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from backend.demo import build, files, splits
+from backend.demo import build, files, results, splits
 from backend.demo.actions import CONTAMINATED_CATEGORY, HARM_CATEGORIES, actions, contaminated_actions
 from backend.demo.answers import OPENERS, REASONS, REFUSALS, gives_steps, is_refusal, steps
 from backend.demo.grammar import SPLITS, prompt_key
@@ -173,3 +173,15 @@ def test_a_rebuild_names_every_set_that_changed(tmp_path):
     assert files.changed(tmp_path / "old", tmp_path / "new") == {"tool-clean", "code-clean"}
     with pytest.raises(UserError, match='Did you mean "tool-mixed"'):
         build.rebuild(tmp_path / "old", ["tool-mixd"], 1, lambda fraction, phrase: None)
+
+
+def test_new_results_of_one_set_leave_those_of_the_others(tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(results, "_sweep", lambda *given: {"runs": ["new"]})
+    stored = [*files.SETS, "compare-tool-mixed", "compare-medical-mixed", "ablations-tool-mixed"]
+    (tmp_path / "results").mkdir()
+    for name in stored:
+        (tmp_path / "results" / f"{name}.json.gz").write_text("old")
+    results.store_results(settings, tmp_path, lambda fraction, phrase: None, ["medical-mixed"])
+    found = {path.name.removesuffix(".json.gz"): path for path in (tmp_path / "results").iterdir()}
+    assert set(found) == set(stored) - {"compare-medical-mixed"}  # the data it was trained on are gone
+    assert [name for name, path in found.items() if path.read_bytes() != b"old"] == ["medical-mixed"]

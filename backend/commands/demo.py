@@ -16,6 +16,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning seeds that verify and compare measure")
     parser.add_argument("--tasks", default="reasoning,medical,code,tool", help="what compare trains; comma list")
+    parser.add_argument(
+        "--ablations", action="store_true", help="compare DualSelect with one part replaced each instead"
+    )
     parser.add_argument("--only", help="build only these fine-tunes again, from the aligned model; comma list of sets")
     parser.add_argument("--out", help="where build writes; default: the studio's own assets")
 
@@ -44,7 +47,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         from backend.demo.results import store_comparison
 
         for task in options.tasks.split(","):
-            store_comparison(settings, task.strip(), options.seeds, say)
+            store_comparison(settings, task.strip(), options.seeds, say, ablations=options.ablations)
         return print_line(f"Stored under {settings.demo / 'results'}.")
     from backend.demo.verify import verify
 

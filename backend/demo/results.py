@@ -27,13 +27,18 @@ PRESET = "standard"
 def store_results(
     settings: Settings, world: Path, report: Callable[[float, str], None], names: Sequence[str] = SETS
 ) -> None:
-    """Sweep every fine-tune of `world` and store the results beside it; with `names` those of the others are kept."""
+    """Sweep every fine-tune of `world` and store the results beside it.
+
+    With `names` the sweeps of the others are kept, and the comparisons that were trained on their data.
+    """
     results = world / "results"
     fresh = world / "results.tmp"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     for kept in set(SETS) - set(names):
-        shutil.copy(results / f"{kept}.json.gz", fresh)
+        trained = [results / f"{kind}-{kept}.json.gz" for kind in ("compare", "ablations")]
+        for path in [results / f"{kept}.json.gz", *filter(Path.is_file, trained)]:
+            shutil.copy(path, fresh)
     for number, name in enumerate(names):
 
         def progress(run: Run, number: int = number, name: str = name) -> None:
@@ -44,23 +49,26 @@ def store_results(
     fresh.rename(results)
 
 
-def store_comparison(settings: Settings, task: str, seeds: int, report: Callable[[float, str], None]) -> None:
-    """Compare all strategies on the task's mixed set and store the result beside the sweeps.
+def store_comparison(
+    settings: Settings, task: str, seeds: int, report: Callable[[float, str], None], *, ablations: bool = False
+) -> None:
+    """Compare all strategies, or DualSelect with one part replaced each, on the task's mixed set and store the result.
 
     The run is one of the studio's own: stopped, it goes on from there (`runs --restart`), and the same comparison is
     not made twice.
     """
-    request = {
-        "model": "demo/aligned", "task_data": f"demo/{task}-mixed", "seeds": seeds, "tune": True, "preset": PRESET,
-    }  # fmt: skip
+    data = f"{task}-mixed"
+    request: dict[str, object] = {"model": "demo/aligned", "task_data": f"demo/{data}", "seeds": seeds}
+    request |= {"preset": PRESET} | ({"strategies": "dualselect", "ablations": True} if ablations else {"tune": True})
+    kind = "ablations" if ablations else "compare"
     studio = Studio(settings)
     try:
         known = studio.plan("compare", request).stored_run
         run = studio.run(known) if known is not None else studio.submit("compare", request)
-        run = studio.wait(run.id, lambda now: report(now.fraction, f"comparison on {task}: {now.phrase}"))
+        run = studio.wait(run.id, lambda now: report(now.fraction, f"{kind} on {data}: {now.phrase}"))
         if run.status is not RunStatus.DONE:
-            raise RunFailed(f"The comparison on {task} ended {run.status}: {run.error}")
-        _write(settings.demo / "results" / f"compare-{task}.json.gz", studio.export_runs([run.id]))
+            raise RunFailed(f"{kind} on {data} ended {run.status}: {run.error}")
+        _write(settings.demo / "results" / f"{kind}-{data}.json.gz", studio.export_runs([run.id]))
     finally:
         studio.close()
 
