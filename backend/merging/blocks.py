@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Splits = Literal["elements", "rows", "tensor"]
 Run = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
-BLOCK = 2**18  # elements; in fp32 a few of these stay in a core's cache
+BLOCK = 2**19  # elements: smaller ones wait for Python, larger ones leave the cache
 PIECE = 2**16  # in fp64, for sums
 LOW_BITS = 16
 
