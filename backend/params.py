@@ -100,6 +100,8 @@ def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
 def check_parameters(owner: str, declared: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict[str, Any]:
     """`given` completed with defaults and converted, or a `UserError` naming the field.
 
+    Under a preset other than the default only the parameters marked `EveryPreset` are left.
+
     >>> lam = Parameter("lam", "float", 0.5, required=False, low=0, high=1)
     >>> check_parameters("linear", (lam,), {"lam": "0.25"})
     {'lam': 0.25}
@@ -120,7 +122,21 @@ def check_parameters(owner: str, declared: tuple[Parameter, ...], given: Mapping
         else:
             default = parameter.default
             checked[parameter.name] = list(default) if isinstance(default, tuple) else default
+    preset = by_name.get("preset")
+    if preset is not None and checked["preset"] != preset.default:
+        _leave_to_preset(declared, checked)
     return checked
+
+
+def _leave_to_preset(declared: tuple[Parameter, ...], checked: dict[str, Any]) -> None:
+    """Take out what the chosen preset sets itself; a value given for it would be ignored, so it is refused."""
+    for parameter in declared:
+        if parameter.name == "preset" or parameter.every_preset:
+            continue
+        value = checked.pop(parameter.name)
+        if value != parameter.default:
+            problem = f"got {value!r}, but the preset {checked['preset']} sets it itself"
+            raise UserError(parameter.name, problem=problem, remedy="Leave it out, or choose another preset.")
 
 
 def check_value(parameter: Parameter, value: Any) -> Any:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from backend.errors import Paused, UserError
+from backend.params import check_parameters
 from backend.registry import strategies
 from backend.tuning import scores as maths
 from backend.tuning.data import collate
@@ -361,6 +362,15 @@ def test_equal_samples_are_dropped_in_the_right_share():
         seen += 80
         kept += 10 * len(maths.keep_within_budget(range(8), [10] * 8, 0.9 * seen - kept))
     assert kept / seen == pytest.approx(0.9, abs=0.002)
+
+
+def test_a_preset_keeps_only_what_still_counts_and_refuses_the_rest():
+    declared = strategies.get("dualselect").parameters
+    assert check_parameters("dualselect", declared, {"preset": "released", "rho": 0.5, "nu": 1.0}) == {
+        "preset": "released", "rho": 0.5, "k_ref": 0, "warmup": -1, "scores": "auto",
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"^nu: got 0\.5, but the preset released sets it itself\. Leave it out"):
+        check_parameters("dualselect", declared, {"preset": "released", "nu": 0.5})
 
 
 def test_released_equals_a_direct_loop_over_the_equations():

@@ -73,4 +73,4 @@ class TuningView:
 def keep_tokens(run: Run) -> float | None:
     """The share of answer tokens that the run was asked to keep, where its strategy has such a target."""
     given = {**dict(run.recipe.get("parameters") or {}), **dict(run.spec.get("parameters") or {})}
-    return None if given.get("preset") == "released" else given.get("keep_tokens")
+    return given.get("keep_tokens")
