@@ -74,7 +74,7 @@ def point_table(
                     point.label,
                     " ",
                     *(el("span", mark, cls=f"badge {mark.split()[0]}") for mark in marks),
-                    el("small", f"{tuned_name(run)} · run {point.run}"),
+                    el("small", " · ".join(filter(None, (tuned_name(run), f"run {point.run}")))),
                     scope="row",
                 ),
                 *(_cell(point.scores.get(axis)) for axis in AXES),

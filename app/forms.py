@@ -11,7 +11,7 @@ import gradio as gr
 def component(parameter: Mapping[str, Any], **options: Any) -> gr.components.Component:
     """A slider for a range, a number, a check box, a choice or a line of text; the docstring is its help."""
     kind, name = parameter["kind"], parameter["name"]
-    unit = f" ({parameter['unit']})" if parameter.get("unit") else ""
+    unit = f" ({parameter['unit']})" if parameter.get("unit") and parameter["unit"] != name else ""
     common = {
         "label": parameter.get("label") or name.replace("_", " ") + unit,
         "info": parameter.get("help") or None,

@@ -31,7 +31,8 @@ class Shell:
     strip: gr.HTML
     watching: gr.State
     memory: gr.BrowserState
-    timer: gr.Timer
+    timer: gr.Timer  # while something is live
+    pulse: gr.Timer  # always: somebody else may have started a run
     telemetry: Telemetry
 
 
@@ -50,6 +51,7 @@ def build_app(studio: Any) -> gr.Blocks:
             device, strip, gr.State(None),
             gr.BrowserState(UNWATCHED, storage_key="dualselect-studio", secret="dualselect-studio"),
             gr.Timer(1.0, active=False),
+            gr.Timer(5.0),
             Telemetry(studio),
         )  # fmt: skip
         built = {}
@@ -100,6 +102,9 @@ class Wiring:
             self.tick, view, [*around, *self.explore.drawing, self.explore.runs], show_progress="hidden",
             concurrency_limit=None, api_visibility="private",
         )  # fmt: skip
+        shell.pulse.tick(
+            self.wake, None, shell.timer, show_progress="hidden", concurrency_limit=None, api_visibility="private"
+        )
         clickable = (self.merge.live, self.merge.estimate, self.finetune.live, self.finetune.estimate)
         for words in (*clickable, self.runs.detail, shell.strip):
             words.act(self.act, [shell.watching, self.runs.chosen, self.explore.minimum], everything, **HIDDEN)
@@ -132,7 +137,9 @@ class Wiring:
         found |= self.pair_checked(*form)
         found[self.learn.tour] = self.learn.view()
         page = page if page in text.PAGES else "explore"
-        found |= {self.shell.tabs: gr.update(selected=page), self.shell.address: {"view": page}}
+        # Without a link nothing is chosen: whoever was quick is on another page already.
+        tabs = gr.update(selected=page) if "view" in query else gr.skip()
+        found |= {self.shell.tabs: tabs, self.shell.address: {"view": page}}
         return found | {self.shell.watching: watching}
 
     def pair_checked(self, *form: Any) -> dict[Any, Any]:
@@ -164,6 +171,11 @@ class Wiring:
 
     def _pair(self) -> tuple[str, str]:
         return self.merge.aligned.value or "", self.merge.tuned.value or ""
+
+    def wake(self) -> Any:
+        """Start the timer when something is live."""
+        live = any(run.status.is_live for run in self.studio.runs())
+        return gr.update(active=True) if live else gr.skip()
 
     def tick(
         self, watching: int | None, chosen: int | None, drawn: list[int], minimum: float, selected: int | None,

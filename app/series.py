@@ -40,7 +40,7 @@ def series_of(points: Sequence[Point], runs: Mapping[int, Run]) -> list[Series]:
     for number, ((run, method), mine) in enumerate(groups.items()):
         row = runs.get(run)
         mine.sort(key=lambda point: tuple(point.coefficients.values()))
-        look = HUES[number % len(HUES)], SHAPES[number % len(SHAPES)]
+        look = HUES[number % len(HUES)], SHAPES[(number + number // len(HUES)) % len(SHAPES)]  # 64 different ones
         found.append(Series(_name(run, method, row, alone and len(groups) > 1), mine, *look, text.judge(row)))
     return found
 

@@ -31,7 +31,7 @@ PANELS = {
     "cosine": "Task against reference direction (cosine)",
     "kept": "Answer text still learnt from, %",
     "stable": "Same references as before (Jaccard), %",
-    "probes": "Probes, % with 95 % intervals",
+    "probes": "Probes on a few validation prompts, % with 95 % intervals",
 }
 LINES = {"loss_task": "task loss", "loss_ref": "reference loss", "cos_task_ref": "agree", "against": FIGHTS}
 REFRESH = "references chosen again"

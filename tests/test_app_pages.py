@@ -6,8 +6,10 @@ import asyncio
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,7 +95,7 @@ def test_a_first_visit_shows_the_stored_demo_with_one_point_open(page: Page) -> 
     assert found[page.explore.runs]["value"] == [1, 2]
     assert found[page.explore.plot]["figure"]["data"]
     assert "linear" in everything(found[page.explore.card])
-    assert found[page.wiring.shell.tabs]["selected"] == "explore"
+    assert "selected" not in found[page.wiring.shell.tabs]  # a tab that was clicked meanwhile stays open
     assert "stored demo" in everything(found[page.explore.summary])
 
 
@@ -183,6 +185,27 @@ def test_a_sweep_from_start_to_its_points_in_explore() -> None:
     assert ticked[page.wiring.shell.strip] is None
     opened = page.wiring.do("open_run", watching, watching, None, 0)
     assert opened[page.explore.runs]["value"] == [watching]
+
+
+def test_a_strategys_answers_stand_beside_one_aligned_model_and_plain_fine_tuning_of_its_seed() -> None:
+    page = Page()
+    found = page.wiring.studio.points([1])
+    ends = [("linear", "aligned", 0.0), ("linear", "aligned", 1.0), ("sft", "", 0.0), ("sft", "", 1.0)]
+    made = [*ends, ("dualselect", "", 1.0)]
+    points = [
+        replace(point, method=method, anchor=anchor, coefficients={"seed": seed})
+        for point, (method, anchor, seed) in zip(found, made, strict=False)
+    ]
+    page.wiring.studio.points = lambda runs: points
+    answers = page.explore.answers_of(points[-1], "all", "all", 1)
+    assert re.findall(r"dualselect|aligned|sft", everything(answers)) == ["dualselect", "aligned", "sft"]
+
+
+def test_an_idle_page_wakes_when_somebody_starts_a_run() -> None:
+    page = Page()
+    assert "active" not in page.wiring.wake()
+    page.merge.starter("sweep")(None, *page.form())
+    assert page.wiring.wake()["active"] is True
 
 
 def test_cancel_and_restart_say_what_was_kept() -> None:

@@ -143,6 +143,12 @@ def test_methods_are_told_apart_by_name_hue_and_shape() -> None:
     assert len({(one.hue, one.shape) for one in found}) == 2
 
 
+def test_no_two_of_many_series_look_alike() -> None:
+    _, points, runs = overlaid()
+    many = [replace(points[0], id=number, method=f"method {number}") for number in range(40)]
+    assert len({(one.hue, one.shape) for one in series.series_of(many, runs)}) == 40
+
+
 def test_a_grid_over_two_numbers_is_several_paths() -> None:
     studio = FakeStudio()
     grid = {"method": "ties", "grid": {"lam": [0.0, 0.5, 1.0], "density": [0.2, 0.8]}}

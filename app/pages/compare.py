@@ -56,7 +56,7 @@ class Compare:
             with gr.Row():
                 self.prompt = gr.Textbox(
                     label="Request",
-                    info="the same for all three",
+                    info="the same for all three; the demo models know only the words of their small world",
                     lines=1,
                     max_lines=4,
                     scale=6,

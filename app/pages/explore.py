@@ -237,10 +237,12 @@ class Explore:
     def answers_of(self, point: Point, suite: str, outcome: str, shown: int) -> Any:
         wanted = None if suite == ANY else suite
         mine = self.studio.outcomes(point.id, suite=wanted)
-        columns = [(f"λ = {point.coefficients['lambda']:g}" if "lambda" in point.coefficients else "this one", mine)]
-        for anchor in self.studio.points([point.run]):
-            if anchor.anchor and anchor.id != point.id and anchor.half == point.half:
-                columns.append((anchor.anchor, self.studio.outcomes(anchor.id, suite=wanted)))
+        columns = [(_column_name(point), mine)]
+        for other in self.studio.points([point.run]):
+            name = other.anchor or (other.method if _is_plain(other) else "")
+            same = other.half == point.half and other.coefficients.get("seed") == point.coefficients.get("seed")
+            if name and same and other.id != point.id and name not in dict(columns):
+                columns.append((name, self.studio.outcomes(other.id, suite=wanted)))
         order = [one for one in mine if outcome in (ANY, one.outcome)]
         aligned = cards.by_sample(next((found for name, found in columns if name == "aligned"), []))
         order.sort(key=lambda one: _interest(one, aligned))
@@ -277,6 +279,15 @@ def _first_shown(runs: Sequence[Run]) -> list[int]:
         return sweeps
     done = [run.id for run in runs if not run.status.is_live]
     return done[:1] or [run.id for run in runs[:1]]
+
+
+def _column_name(point: Point) -> str:
+    return f"λ = {point.coefficients['lambda']:g}" if "lambda" in point.coefficients else point.method
+
+
+def _is_plain(point: Point) -> bool:
+    """Whether the point is the plain fine-tuning of a comparison: the end that its strategies are held against."""
+    return point.method == "sft" and "seed" in point.coefficients
 
 
 def _suite_name(suite: str) -> str:

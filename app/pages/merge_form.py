@@ -163,7 +163,7 @@ class Form:
             self.task = gr.Dropdown(
                 [(text.task(task), task) for task in tasks],
                 value="tool" if "tool" in tasks else next(iter(tasks), None), label="Task to score",
-                info="what the right axis measures", filterable=False, min_width=160, scale=2,
+                info="what the horizontal axis measures", filterable=False, min_width=160, scale=2,
             )  # fmt: skip
             self.seed = gr.Number(0, label="Seed", info="of all draws", precision=0, min_width=90, scale=1)
         self.preset = gr.Dropdown(

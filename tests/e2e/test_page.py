@@ -186,6 +186,16 @@ def test_a_sweep_shows_its_points_as_they_land_and_survives_a_reload(
     stays_home(page, fake_url)
 
 
+def test_a_page_that_was_open_notices_a_run_that_another_started(page: Page, fake_url: str, clock: ClockFile) -> None:
+    clock.hold()
+    open_page(page, fake_url)
+    other = page.context.new_page()
+    open_page(other, fake_url, "?view=merge")
+    other.get_by_role("button", name="Start sweep").click()
+    expect(page.locator("#strip")).to_contain_text("run")
+    other.close()
+
+
 def test_cancel_keeps_what_was_measured_and_restart_goes_on(page: Page, fake_url: str) -> None:
     open_page(page, fake_url, "?view=merge")
     page.get_by_label("Steps of λ").fill("0:1:81")
