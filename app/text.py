@@ -118,8 +118,11 @@ def compared(spec: Mapping[str, Any]) -> str:
     >>> compared({"task_data": "demo/tool-mixed", "arms": [{"name": "sft"}, {"name": "dualselect"}], "seeds": [0, 1]})
     '2 strategies on tool-mixed, 2 seeds'
     """
-    data = str(spec.get("task_data", "")).split("/")[-1]
-    return f"{len(spec.get('arms', ()))} strategies on {data}, {len(spec.get('seeds', ()))} seeds"
+    data, arms = str(spec.get("task_data", "")).split("/")[-1], spec.get("arms", ())
+    plain = [arm["name"] for arm in arms if not arm.get("change")]
+    what = plain[0] if len(plain) == 1 else f"{len(plain)} strategies"
+    ablations = f" and {len(arms) - len(plain)} ablations" if len(arms) > len(plain) else ""
+    return f"{what}{ablations} on {data}, {len(spec.get('seeds', ()))} seeds"
 
 
 # -- compare

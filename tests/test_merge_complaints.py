@@ -155,3 +155,4 @@ def test_a_model_that_is_no_child_of_the_other_is_said(dtype: torch.dtype, world
     found = float(re.search(r"by ([\d.]+) times", said)[1])
     assert found == pytest.approx(2**0.5, abs=0.1)
     assert not any("times their size" in one.sentence for one in check_pair(aligned, tuned))
+    assert "same checkpoint" in check_pair(aligned, aligned)[0].sentence

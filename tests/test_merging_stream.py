@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from backend.checkpoints import guard
 from backend.checkpoints import writer as writing
 from backend.checkpoints.folder import read_folder
 from backend.checkpoints.guard import estimate_merge
 from backend.checkpoints.hashes import HashesAhead, file_hash, file_hashes
 from backend.checkpoints.reader import open_source
 from backend.errors import Cancelled, Interrupted, RunFailed
-from backend.merging import blocks
+from backend.merging import blocks, stream
 from backend.merging.arithmetic import merge_block, merge_whole, rewrite, walked_step
 from backend.merging.blocks import over_blocks, spans
 from backend.merging.engine import merge_to_folder
@@ -359,6 +360,10 @@ def test_a_merge_stops_between_blocks_and_leaves_nothing(large: Any, tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_the_estimate_counts_the_blocks_that_a_merge_holds() -> None:
+    assert (guard.BLOCK, guard.THREADS, guard.BLOCKS_HELD) == (blocks.BLOCK, stream.MOST_THREADS, stream.AHEAD + 1)
+
+
 @pytest.mark.parametrize("method", ["linear", "ties", "karcher"])
 def test_memory_is_what_the_estimate_says(large: Any, tmp_path: Path, method: str) -> None:
     whole = methods.get(method).facts["splits"] == "tensor"

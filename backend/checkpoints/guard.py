@@ -25,7 +25,7 @@ MOST_SHOWN = 5
 INTERPRETER = 400 * 2**20
 BYTES_PER_SECOND = 150e6
 SECONDS_TO_START = 3.0
-BLOCK, BLOCKS_HELD, THREADS = 2**18, 4, 4  # as in backend.merging, which this does not import
+BLOCK, BLOCKS_HELD, THREADS = 2**19, 4, 4  # as in backend.merging, which this does not import
 
 # What is no Linear layer inside the model, or is fed what the layer before it is fed.
 FED_WITH_ANOTHER = (*EMBEDDINGS, *HEADS, "k_proj.weight", "v_proj.weight", "up_proj.weight")
@@ -234,6 +234,9 @@ def _settings(aligned: Checkpoint, tuned: Checkpoint, donor: str) -> Iterator[Fi
 
 
 def _kinship(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
+    if aligned.folder == tuned.folder:
+        yield Finding("warning", "tuned", "both ends are the same checkpoint: every merge of them is that model again.")
+        return
     change = relative_change(aligned, tuned)
     if change is not None and change > NOT_A_CHILD:
         sentence = (
