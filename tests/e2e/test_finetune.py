@@ -17,7 +17,7 @@ def begin(page: Page, url: str, steps: int, seed: int) -> None:
     open_page(page, url, "?view=finetune")
     expect(page.locator("#tune-estimate")).to_contain_text("of memory")
     page.get_by_role("button", name="Advanced: how the training runs").click()
-    page.get_by_label("steps (steps)", exact=True).fill(str(steps))
+    page.get_by_label("steps", exact=True).fill(str(steps))
     page.locator("#tune-form").get_by_label("Seed").fill(str(seed))
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Start fine-tuning").click()
