@@ -33,7 +33,7 @@ def round_once(exact: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
-    """`values`, fp32, where `mask`, 0 elsewhere: `torch.where` by way of bits, ten times as fast on a CPU.
+    """`values`, fp32, where `mask`, 0 elsewhere: `torch.where` by way of bits, which a CPU vectorises.
 
     >>> from torch import tensor
     >>> masked(tensor([1.0, float("nan")]), tensor([True, False]))
