@@ -190,7 +190,7 @@ def test_a_sweep_from_start_to_its_points_in_explore() -> None:
 def test_a_strategys_answers_stand_beside_one_aligned_model_and_plain_fine_tuning_of_its_seed() -> None:
     page = Page()
     found = page.wiring.studio.points([1])
-    ends = [("linear", "aligned", 0.0), ("linear", "aligned", 1.0), ("sft", "", 0.0), ("sft", "", 1.0)]
+    ends = [("sft", "", 0.0), ("sft", "", 1.0), ("linear", "aligned", 0.0), ("linear", "aligned", 1.0)]
     made = [*ends, ("dualselect", "", 1.0)]
     points = [
         replace(point, method=method, anchor=anchor, coefficients={"seed": seed})

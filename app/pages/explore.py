@@ -243,6 +243,7 @@ class Explore:
             same = other.half == point.half and other.coefficients.get("seed") == point.coefficients.get("seed")
             if name and same and other.id != point.id and name not in dict(columns):
                 columns.append((name, self.studio.outcomes(other.id, suite=wanted)))
+        columns[1:] = sorted(columns[1:], key=lambda column: column[0] != "aligned")
         order = [one for one in mine if outcome in (ANY, one.outcome)]
         aligned = cards.by_sample(next((found for name, found in columns if name == "aligned"), []))
         order.sort(key=lambda one: _interest(one, aligned))
