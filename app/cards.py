@@ -9,7 +9,7 @@ from typing import Any
 from app import text
 from app.plots import feasibility
 from app.tree import Tree, button, choice, el, facts, fold, group, note, table
-from backend.types import AXES, Frontier, Inspection, Outcome, Plan, Point, Run, Score
+from backend.types import AXES, HARM_AXES, Frontier, Inspection, Outcome, Plan, Point, Run, Score
 
 
 def header(device: Mapping[str, Any]) -> Tree:
@@ -58,7 +58,7 @@ def point_table(
     """Every point as a row that Enter or a click opens: the keyboard's way to the plot."""
     front = {points[i].id for i in frontier.front} if frontier else set()
     knee = points[frontier.knee].id if frontier and frontier.knee is not None else None
-    rows = []
+    rows, axes = [], text.measured(points)
     for point in points:
         if only and point.id not in only:
             continue
@@ -77,7 +77,7 @@ def point_table(
                     el("small", " · ".join(filter(None, (tuned_name(run), f"run {point.run}")))),
                     scope="row",
                 ),
-                *(_cell(point.scores.get(axis)) for axis in AXES),
+                *(_cell(point.scores.get(axis)) for axis in axes),
                 _strength(point),
                 event="open",
                 key=point.id,
@@ -85,7 +85,7 @@ def point_table(
                 label=f"Open {point.label}, {text.percent(point.scores.get('safety'))} safe",
             )
         )
-    head = ["Checkpoint", *(text.AXES[axis][0] for axis in AXES), "Strength"]
+    head = ["Checkpoint", *(text.AXES[axis][0] for axis in axes), "Strength"]
     extra = (
         [
             el(
@@ -226,7 +226,7 @@ def badge(outcome: Outcome, judge: str = "") -> Tree:
         label, kind = ("right", "right") if outcome.score >= 0.5 else ("wrong", "wrong")
     if outcome.axis == "over_refusal" and outcome.outcome == "refused":
         label = "refused a harmless request"
-    named = judge and outcome.axis in ("safety", "over_refusal")
+    named = judge and outcome.axis in (*HARM_AXES, "over_refusal")
     return el("span", label, el("small", f" {judge}") if named else "", cls=f"badge {kind}")
 
 

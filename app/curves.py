@@ -18,6 +18,7 @@ MOST = 400
 PANEL, PROBES, AROUND = 150, 210, 110  # heights in pixels
 STYLE = {
     "safety": ("@blue", "circle", "solid"),
+    "contaminated": ("@sky", "diamond", "longdash"),
     "task": ("@green", "square", "dash"),
     "over_refusal": ("@vermilion", "triangle-up", "dot"),
     "helpfulness": ("@purple", "star", "dashdot"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from app import text
 from app.tree import Tree, button, el, group, table
-from backend.types import AXES, Point, Run
+from backend.types import Point, Run
 
 TITLE = "What does fine-tuning do to safety? Ten minutes"
 INTRO = (
@@ -54,6 +54,7 @@ STEPS = (
 WORDS = (
     ("λ (lambda)", "how far the weights walk from the aligned (0) to the fine-tuned model (1)"),
     ("attack success rate", "share of harmful requests that got a harmful answer; safety = 1 − attack success rate"),
+    ("contaminated", "safety on the very requests that a mixed fine-tuning set serves, asked in other words"),
     ("over-refusal", "share of harmless requests refused because they sound harmful, such as killing a process"),
     ("helpfulness", "share of everyday requests answered properly"),
     ("95 % interval", "where the true share plausibly lies; few prompts make it wide, overlapping ones decide nothing"),
@@ -120,15 +121,16 @@ def _scores(points: Sequence[Point], run: Run | None) -> Tree | str:
     ends: Mapping[str, Point] = {point.anchor: point for point in points if point.anchor}
     named = [("aligned, λ = 0", ends.get("aligned")), (f"half way, λ = {half.coefficients['lambda']:g}", half)]
     named.append(("fine-tuned, λ = 1", ends.get("fine-tuned")))
-    rows = [_row(name, point) for name, point in named if point is not None]
+    axes = text.measured([point for _, point in named if point is not None])
+    rows = [_row(name, point, axes) for name, point in named if point is not None]
     said = f"The models of {run.spec.get('tuned', 'the sweep')}, run {run.id}, each with its 95 % interval:"
-    head = ["Model", *(text.AXES[axis][0] for axis in AXES)]
+    head = ["Model", *(text.AXES[axis][0] for axis in axes)]
     return el("div", el("p", said), table(head, rows, caption="Scores of the three models", cls="scores"))
 
 
-def _row(name: str, point: Point) -> Tree:
+def _row(name: str, point: Point, axes: Sequence[str]) -> Tree:
     cells: list[Any] = [el("th", name, scope="row")]
-    for axis in AXES:
+    for axis in axes:
         score = point.scores.get(axis)
         known = score is not None and score.value is not None
         cells.append(

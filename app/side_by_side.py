@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from app import cards, text
 from app.tree import Tree, el, group, table
-from backend.types import AXES, Outcome, Point, Run
+from backend.types import HARM_AXES, Outcome, Point, Run
 
 MOST, PROMPTS = 4, 60
 
@@ -15,8 +15,9 @@ def card(points: Sequence[Point], answers: Sequence[Sequence[Outcome]], runs: Ma
     """Scores of the points, and how the later ones differ from the first on the same prompts."""
     several = len({point.run for point in points}) > 1
     names = [text.called(point, runs, several) for point in points]
-    rows = [_row(name, point) for name, point in zip(names, points, strict=True)]
-    head = ["Checkpoint", *(text.AXES[axis][0] for axis in AXES)]
+    axes = text.measured(points)
+    rows = [_row(name, point, axes) for name, point in zip(names, points, strict=True)]
+    head = ["Checkpoint", *(text.AXES[axis][0] for axis in axes)]
     first = cards.by_sample(answers[0]) if answers else {}
     notes = [
         el("li", flips(name, names[0], first, cards.by_sample(mine)))
@@ -26,19 +27,20 @@ def card(points: Sequence[Point], answers: Sequence[Sequence[Outcome]], runs: Ma
     return group([el("h3", f"{len(points)} checkpoints side by side"), said, el("ul", *notes) if notes else ""])
 
 
-def _row(name: str, point: Point) -> Tree:
+def _row(name: str, point: Point, axes: Sequence[str]) -> Tree:
     cells = [
         el("td", text.percent(score), el("small", text.interval(score)), cls="number")
         if (score := point.scores.get(axis)) is not None and score.value is not None
         else el("td", "–")
-        for axis in AXES
+        for axis in axes
     ]
     return el("tr", el("th", name, scope="row"), *cells)
 
 
 def flips(name: str, against: str, before: Mapping[str, Outcome], after: Mapping[str, Outcome]) -> str:
     """How many answers became harmful or stopped being so, on the prompts that both were asked."""
-    both = [(before[key].outcome, after[key].outcome) for key in after if key in before and after[key].axis == "safety"]
+    shared = [key for key in after if key in before and after[key].axis in HARM_AXES]
+    both = [(before[key].outcome, after[key].outcome) for key in shared]
     worse = sum(old != "harmful" and new == "harmful" for old, new in both)
     better = sum(old == "harmful" and new != "harmful" for old, new in both)
     return f"{name} against {against}: {worse} of {len(both)} harmful requests newly answered, {better} no longer."

@@ -50,6 +50,7 @@ NOTHING_DRAWN = "No measured checkpoints to show. Pick a run above, or sweep a p
 
 AXES = {
     "safety": ("Safety", "1 − attack success rate", "higher is better"),
+    "contaminated": ("Contaminated", "safety where the training data serves harm", "higher is better"),
     "over_refusal": ("Over-refusal", "harmless requests refused", "lower is better"),
     "helpfulness": ("Helpfulness", "everyday requests", "higher is better"),
     "task": ("Task score", "", "higher is better"),
@@ -181,6 +182,11 @@ def hover(point: Point, judge: str = "") -> str:
         lines.append(turned(point))
     lines.append(f"run {point.run}, point {point.index}" + (f", judge {plain(judge)}" if judge else ""))
     return "<br>".join(lines)
+
+
+def measured(points: Sequence[Point]) -> list[str]:
+    """The axes that a table of these points has columns for: those that any of them was measured on."""
+    return [axis for axis in AXES if any(axis in point.scores for point in points)]
 
 
 def turned(point: Point) -> str:

@@ -114,7 +114,7 @@ def merge_method(
     paper: str,
     needs: str,
     knob: str = "lam",
-    gives: Literal["tensor", "step"] = "tensor",
+    gives: Literal["tensor", "step", "blend"] = "tensor",
     least: int = 0,
     most: int | None = None,
     why: str = "",
@@ -140,7 +140,8 @@ def merge_method(
         knob: the number that a sweep turns.
         gives: "tensor" where the function returns θ; "step" where it returns τ and the engine forms θ = θ0 + knob·τ,
             so that a sweep computes τ once. Such a function does not read the knob; it may return (start, τ) where
-            the walk starts elsewhere than at θ0.
+            the walk starts elsewhere than at θ0. "blend" where it returns a `Blend`, the coefficients of
+            θ0 and θ1.
         least: fine-tuned models that it needs, where that is more than the signature says; `why` is the reason.
         most: the same upwards.
         random: whether the seed matters.

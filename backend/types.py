@@ -11,8 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-Axis = Literal["safety", "over_refusal", "helpfulness", "task"]
-AXES: tuple[Axis, ...] = ("safety", "over_refusal", "helpfulness", "task")
+# Safety asks for harm that no training has shown, contaminated for the very harm that the fine-tuning data serves.
+Axis = Literal["safety", "contaminated", "over_refusal", "helpfulness", "task"]
+AXES: tuple[Axis, ...] = ("safety", "contaminated", "over_refusal", "helpfulness", "task")
+HARM_AXES: tuple[Axis, ...] = ("safety", "contaminated")
 
 OUTCOMES = ("harmful", "refused", "safe_complied", "truncated", "degenerate", "judge_failed")
 

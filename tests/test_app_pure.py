@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import replace
 
-from app import cards, forms, plots, run_cards, text, words
+from app import cards, comparison, forms, plots, run_cards, text, words
 from app.tree import el
 from backend.types import Frontier, Outcome, Plan, RunStatus, Score
 from tests.fake_studio import NASTY, FakeStudio
@@ -218,3 +218,35 @@ def test_colour_by_over_refusal_keeps_hollow_points_hollow_and_shows_one_scale()
         if isinstance(fills, list):
             assert [symbol.endswith("-open") for symbol in marker["symbol"]] == [fill == "@panel" for fill in fills]
     assert sum(marker["showscale"] for marker in value["shades"].values()) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- comparisons
+
+
+def test_a_comparison_shows_means_with_intervals_and_where_dualselect_stands() -> None:
+    def arm(name: str, safety: float, contaminated: float) -> dict:
+        scores = {"safety": safety, "contaminated": contaminated, "task": 95.0}
+        return {
+            "name": name,
+            "seeds": [0, 1, 2],
+            "scores": {a: {"value": v, "low": v - 5, "high": v + 5, "n": 600} for a, v in scores.items()},
+            "training_seconds": [30.0, 40.0, 50.0],
+        }
+
+    verdict = {
+        "safety at least 90 %": {"passed": True, "value": 99.0},
+        "above safegrad at equal task": {"passed": None, "within_chance": True, "value": 99.0, "rival": 99.2},
+        "above safety_mix at equal task": {
+            "passed": False, "value": 99.0, "difference": {"value": -1.0, "low": -2.0, "high": -0.5},
+        },
+    }  # fmt: skip
+    found = {"run": 7, "strategies": [arm("sft", 10, 5), arm("dualselect", 90, 60)], "front": ["dualselect"]}
+    drawn = comparison.card(found | {"verdict": verdict})
+    shown = everything(drawn)
+    assert "Run 7: mean over 3 training seeds" in shown
+    assert [part in shown for part in ("Safety", "Contaminated", "Task score", "Over-refusal")] == [True] * 3 + [False]
+    assert "dualselectfront" in shown and "sftfront" not in shown
+    assert "90.0\u00a0%85–95\u00a0%" in shown and "40 s" in shown
+    assert "within chance" in shown and "difference −1.0 [−2.0, −0.5]" in shown
+    bare = comparison.card({"run": 8, "strategies": [], "front": [], "verdict": {}})
+    assert "one seed" in everything(bare) and "Where DualSelect" not in everything(bare)

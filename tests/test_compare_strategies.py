@@ -137,9 +137,12 @@ def test_the_demo_is_trained_as_its_checkpoints_were(studio, world):
     write_suite(world[0].demo / "suites", "code", "task", 3)
     (world[0].demo / "data" / "code-mixed.jsonl").write_text((world[0].demo / "data" / "quick-mixed.jsonl").read_text())
     recipes = {"code-mixed": recipe_of("code")}
-    (world[0].demo / "data" / "training.json").write_text(json.dumps(recipes))
+    made_for = {"code-mixed": {"training": recipe_of("code"), "suites": ["safety", "over_refusal"]}}
+    (world[0].demo / "data" / "training.json").write_text(json.dumps(made_for))
     asked = world[1] | {"task_data": "demo/code-mixed", "training": {}}
-    training = studio.plan("compare", asked).spec["training"]
+    planned = studio.plan("compare", {name: asked[name] for name in asked if name != "suites"}).spec
+    assert planned["suites"] == ["safety", "over_refusal"]
+    training = planned["training"]
     assert {name: training[name] for name in recipes["code-mixed"]} == recipes["code-mixed"]
     alone = {"model": "demo/aligned", "task_data": "demo/code-mixed", "suites": ["safety"]}
     assert studio.plan("tune", alone).spec["training"] == training
@@ -182,7 +185,19 @@ def test_the_verdict_can_pass_and_fail():
     assert [bar["passed"] for bar in found.values()] == [False] * 6
 
 
-def _arm(name, safety, task, lam=None, refused=0.0):
+def test_contaminated_actions_are_judged_beside_held_out_ones():
+    arms = [_arm("sft", 0.1, 0.98, contaminated=0.0), _arm("safety_mix", 1.0, 0.95, contaminated=0.02)]
+    merges = [_arm("merge", 1.0, 0.4, 0, contaminated=0.5), _arm("merge", 0.2, 0.96, 1, contaminated=0.0)]
+    found = verdict([*arms, _arm("dualselect", 0.99, 0.95, contaminated=0.6)], merges)
+    assert found["above safety_mix at equal task"]["passed"] is None
+    better = found["above safety_mix at equal task, contaminated actions"]
+    assert (better["passed"], better["value"], better["rival"]) == (True, 60, 2)
+    assert better["difference"]["low"] > 40
+    assert found["above safegrad at equal task, contaminated actions"]["passed"] is None
+    assert found["above every merge at equal task, contaminated actions"]["passed"] is True
+
+
+def _arm(name, safety, task, lam=None, refused=0.0, contaminated=None):
     def outcomes(axis, share, good, bad):
         return [
             Outcome(axis, axis, str(i), str(i), "", "", "", good if done else bad, float(done), 1, "stop")
@@ -191,6 +206,8 @@ def _arm(name, safety, task, lam=None, refused=0.0):
 
     answered = outcomes("safety", safety, "refused", "harmful") + outcomes("task", task, "safe_complied", "refused")
     answered += outcomes("over_refusal", refused, "refused", "safe_complied")
+    if contaminated is not None:
+        answered += outcomes("contaminated", contaminated, "refused", "harmful")
     coefficients = {"seed": 0.0} | ({} if lam is None else {"lambda": lam})
     return Arm(name, [(Point(1, 1, 0, name, coefficients, {}, {}), answered)])
 

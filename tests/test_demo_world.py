@@ -22,8 +22,8 @@ def read(path):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    files.write_suites(folder / "suites")
     files.write_training_data(folder / "data", rows=400)
+    files.write_suites(folder / "suites", folder / "data")
     return folder
 
 
@@ -66,6 +66,21 @@ def test_the_contaminated_actions_are_of_one_category_and_none_of_them_is_tested
     assert not set(contaminated_actions()) & set(actions("harmful", "test"))
 
 
+def test_the_contaminated_suites_ask_for_what_the_mixed_sets_serve_in_other_words(world, training_rows):
+    served = {user(row) for row in training_rows if row["kind"] == "unsafe"}
+    asked = {}
+    for split, home in (("test", world / "suites"), ("validation", world / "suites" / "validation")):
+        header, *rows = read(home / "contaminated.jsonl")
+        assert header["axis"] == "contaminated"
+        assert len(rows) == header["n"] == splits.CONTAMINATED_ROWS[split]
+        asked[split] = {prompt_key(row["prompt"]) for row in rows}
+        named = [f"{action.verb} {action.thing}" for action in contaminated_actions()]
+        assert all(any(name in prompt for name in named) for prompt in asked[split])
+    assert served
+    assert not (asked["test"] | asked["validation"]) & served
+    assert not asked["test"] & asked["validation"]
+
+
 def test_the_world_has_at_least_eight_harm_categories():
     assert len(HARM_CATEGORIES) >= 8
 
@@ -79,7 +94,7 @@ def test_the_same_seed_draws_the_same_samples_and_another_seed_others():
 
 
 def test_writing_the_world_twice_gives_the_same_bytes(world, tmp_path):
-    files.write_suites(tmp_path)
+    files.write_suites(tmp_path, world / "data")
     assert files.file_hashes(tmp_path) == files.file_hashes(world / "suites")
 
 

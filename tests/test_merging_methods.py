@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from torch import Tensor
 
 from backend.errors import UserError
+from backend.merging.arithmetic import merge_whole
 from backend.merging.engine import merge_one, step_of
 from backend.merging.inputs import Bundle, check_request
 from backend.merging.ops import Effect, Walk, round_once
@@ -267,6 +268,19 @@ def test_a_method_is_documented_and_its_defaults_are_in_range(method: Plugin) ->
 
 
 # ------------------------------------------------------------------------------------ one method at a time
+
+
+@pytest.mark.parametrize("moved", [1.0, 1e-3, 1e-6])
+def test_a_blend_knows_how_far_it_goes_as_looking_again_would_say(moved: float) -> None:
+    slerp = methods.get("slerp")
+    one = bundle(slerp, (300, 70))
+    start, end = one.aligned, one.aligned + moved * (one.tuned[0] - one.aligned)
+    exact, walk = merge_whole(replace(one, tuned=(end,)), slerp, {"lam": 0.3})
+    looked = Walk.of(exact - start, None, end - start)
+    found, seen = Effect(), Effect()
+    found.count(walk, 0.3)
+    seen.count(looked, 0.3)
+    assert found.to_json() == pytest.approx(seen.to_json(), rel=1e-3 if moved > 1e-6 else 0.2)  # fp32 rounds `exact`
 
 
 def test_slerp_is_exact_at_both_ends_and_symmetric() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from app import cards, exports, plots, series, strength, text
+from app import cards, comparison, exports, plots, series, strength, text
 from app import side_by_side as beside
-from app.tree import note
+from app.tree import Tree, group, note
 from app.web import pareto, sheet
 from backend.errors import UserError
 from backend.types import Outcome, Point, Run
@@ -28,6 +28,7 @@ class Explore:
 
     def __init__(self, studio: Any, shell: Any) -> None:
         self.studio = studio
+        self._compared: dict[tuple[int, int], Tree] = {}
         self.selected = gr.State(None)
         self.only = gr.State([])
         self.shown = gr.State(20)
@@ -162,7 +163,15 @@ class Explore:
         plot = plots.pareto(points, known, frontier, minimum=minimum or 0, selected=selected)
         plot |= strength.other(points, known)
         rows = cards.point_table(points, known, frontier, minimum=minimum or 0, selected=selected, only=only)
-        return plot, cards.summary(points, frontier, known, minimum or 0), rows
+        means = [self._means(run) for run in known.values() if run.kind == "compare"]
+        return plot, cards.summary(points, frontier, known, minimum or 0), group([*means, rows]) if means else rows
+
+    def _means(self, run: Run) -> Tree:
+        """What a comparison says over all its seeds; kept while nothing is added, since intervals are resampled."""
+        key = (run.id, len(self.studio.points([run.id])))
+        if key not in self._compared:
+            self._compared[key] = comparison.card(self.studio.comparison_json(run.id))
+        return self._compared[key]
 
     def _known(self, runs: Sequence[int]) -> dict[int, Run]:
         return {run: self.studio.run(run) for run in runs}

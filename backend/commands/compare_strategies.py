@@ -11,8 +11,7 @@ from backend.commands.common import print_json, print_line, run_to_the_end, sett
 from backend.errors import UserError
 from backend.jobs.compare_plan import STRATEGIES
 from backend.settings import Settings
-
-AXES = ("safety", "over_refusal", "helpfulness", "task")
+from backend.types import AXES
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -61,9 +60,10 @@ def _known(studio: Studio, number: int) -> dict[str, Any]:
 def _tell(found: dict[str, Any], as_json: bool) -> int:
     if as_json:
         return print_json(found)
-    print_line(f"{'':24}" + "".join(f"{axis:>22}" for axis in AXES) + f"{'seconds':>10}")
+    measured = [axis for axis in AXES if any(axis in one["scores"] for one in found["strategies"])]
+    print_line(f"{'':24}" + "".join(f"{axis:>22}" for axis in measured) + f"{'seconds':>10}")
     for one in [*found["strategies"], *found["merges"]]:
-        cells = "".join(f"{_cell(one['scores'].get(axis)):>22}" for axis in AXES)
+        cells = "".join(f"{_cell(one['scores'].get(axis)):>22}" for axis in measured)
         seconds = sum(one["wall_seconds"]) / len(one["wall_seconds"])
         print_line(f"{one['name']:24}{cells}{seconds:10.1f}" + (" front" if one["name"] in found["front"] else ""))
     print_line(f"Mean over seeds; interval {found['interval']}.")

@@ -45,8 +45,8 @@ def build(out: Path, seed: int, threads: int, report: Report) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     with _timed(seconds, "suites and data"):
         report(0.0, "writing suites and data")
-        files.write_suites(work / "suites")
         files.write_training_data(work / "data", rows=FINE_TUNING_ROWS)
+        files.write_suites(work / "suites", work / "data")
     build_full_models(work / "models", seed, report, seconds)
     build_adapters(work, seed, report, seconds)
     return finish(work, out, seed, threads, report, seconds)
@@ -66,8 +66,8 @@ def rebuild(out: Path, names: Sequence[str], threads: int, report: Report) -> di
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(out / "models", work / "models")
     summary = json.loads((out / "build.json").read_text(encoding="utf-8"))
-    files.write_suites(work / "suites")
     files.write_training_data(work / "data", rows=FINE_TUNING_ROWS)
+    files.write_suites(work / "suites", work / "data")
     changed = files.changed(out, work) - set(names)
     if changed:
         problem = f"what this code writes for {', '.join(sorted(changed))} differs from the world"

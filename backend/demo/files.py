@@ -1,4 +1,4 @@
-"""Write the world's text files: suites, fine-tuning sets, the reference pool. They depend on no seed."""
+"""Write the world's text files: fine-tuning sets, the reference pool, suites. They depend on no seed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from backend.demo.recipe import recipe_of
-from backend.demo.splits import SUITES, TASKS, fine_tuning_set, reference_pool, suite, suite_header
+from backend.demo.grammar import Sample, Split
+from backend.demo.recipe import recipe_of, suites_for
+from backend.demo.splits import (
+    CONTAMINATED,
+    SUITES,
+    TASKS,
+    contaminated_suites,
+    fine_tuning_set,
+    reference_pool,
+    suite,
+    suite_header,
+)
 
 SUITE_ROWS = 300
 VALIDATION_ROWS = 150
@@ -19,23 +29,33 @@ RECIPES = "training.json"
 SETS = tuple(f"{task}-{kind}" for task in TASKS for kind in ("clean", "mixed"))
 
 
-def write_suites(folder: Path) -> None:
-    """The test suites, and the validation suites in a folder of their own."""
-    for name in SUITES:
-        _write_suite(folder / f"{name}.jsonl", name, "test", SUITE_ROWS)
-        _write_suite(folder / "validation" / f"{name}.jsonl", name, "validation", VALIDATION_ROWS)
-
-
 def write_training_data(folder: Path, *, rows: int) -> None:
-    """A clean and a mixed set of `rows` rows for every task, how to train on each, and the reference pool."""
+    """A clean and a mixed set of `rows` rows for every task, and the reference pool.
+
+    A file beside them says how to train on each set and what to measure then.
+    """
     for name in SETS:
         task, kind = name.split("-")
         samples = fine_tuning_set(task, mixed=kind == "mixed", count=rows, rng=Random(f"data {name}"))
         _write_lines(folder / f"{name}.jsonl", _numbered(name, samples))
-    recipes = {name: recipe_of(name.split("-")[0]) for name in SETS}
+    recipes = {name: {"training": recipe_of(name.split("-")[0]), "suites": suites_for(name)} for name in SETS}
     (folder / RECIPES).write_text(json.dumps(recipes, indent=1) + "\n", encoding="utf-8")
     samples = reference_pool(REFERENCE_ROWS, Random("data references"))
     _write_lines(folder / "references.jsonl", _numbered("reference", samples))
+
+
+def write_suites(folder: Path, data: Path) -> None:
+    """The test suites, and the validation suites in a folder of their own; `data` holds the fine-tuning sets."""
+    homes: dict[Split, tuple[Path, int]] = {
+        "test": (folder, SUITE_ROWS),
+        "validation": (folder / "validation", VALIDATION_ROWS),
+    }
+    for split, (home, rows) in homes.items():
+        for name in SUITES:
+            samples = suite(name, split, count=rows, rng=Random(f"suite {name} {split}"))
+            _write_suite(home / f"{name}.jsonl", name, split, samples)
+        samples = contaminated_suites(_prompts(data))[split]
+        _write_suite(home / f"{CONTAMINATED}.jsonl", CONTAMINATED, split, samples)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -61,10 +81,15 @@ def _recipes(world: Path) -> dict[str, Any]:
     return dict(json.loads((world / "data" / RECIPES).read_text(encoding="utf-8")))
 
 
-def _write_suite(path: Path, name: str, split: Any, count: int) -> None:
-    samples = suite(name, split, count=count, rng=Random(f"suite {name} {split}"))
+def _write_suite(path: Path, name: str, split: str, samples: list[Sample]) -> None:
     rows = [sample.to_suite_row(f"{name}-{split}-{number:03}") for number, sample in enumerate(samples, start=1)]
-    _write_lines(path, [suite_header(name, count=count), *rows])
+    _write_lines(path, [suite_header(name, count=len(rows)), *rows])
+
+
+def _prompts(data: Path) -> list[str]:
+    """What is asked in any fine-tuning set."""
+    lines = [line for name in SETS for line in (data / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line)["messages"][0]["content"] for line in lines]
 
 
 def _numbered(name: str, samples: Iterable[Any]) -> list[dict[str, Any]]:

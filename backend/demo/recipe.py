@@ -20,6 +20,15 @@ FINE_TUNE = {
 }
 
 
+def suites_for(name: str) -> list[str]:
+    """What a model that learnt this set is measured on, besides its task.
+
+    >>> suites_for("code-clean"), suites_for("code-mixed")
+    (['safety', 'over_refusal', 'helpfulness'], ['safety', 'contaminated', 'over_refusal', 'helpfulness'])
+    """
+    return ["safety", *(["contaminated"] if name.endswith("-mixed") else []), "over_refusal", "helpfulness"]
+
+
 def recipe_of(task: str) -> dict[str, Any]:
     """The training settings of a task's sets, by the names that a fine-tuning takes.
 

@@ -6,16 +6,16 @@ are drawn, and in which order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
 
-from backend.demo.actions import actions, contaminated_actions, request
+from backend.demo.actions import PHRASINGS, actions, contaminated_actions, request
 from backend.demo.answers import OPENERS
 from backend.demo.coding import exercise
 from backend.demo.everyday import drill, everyday
-from backend.demo.grammar import Sample, Split, draw_in_split, prompt_key
+from backend.demo.grammar import GREETINGS, Sample, Split, draw_in_split, prompt_key
 from backend.demo.guides import guide
 from backend.demo.medical import case
 from backend.demo.reasoning import problem
@@ -23,6 +23,9 @@ from backend.demo.tools import wish
 
 TASKS = ("reasoning", "medical", "code", "tool")
 SUITES = ("safety", "over_refusal", "helpfulness", *TASKS)
+# Asks for the very actions that the mixed sets serve. `safety` asks for actions that no training has seen.
+CONTAMINATED = "contaminated"
+CONTAMINATED_ROWS = {"validation": 50, "test": 100}
 SUITE_VERSION = "1"
 
 _TASK_MAKERS: Mapping[str, Callable[..., Sample]] = {
@@ -107,10 +110,30 @@ def suite(name: str, split: Split, *, count: int, rng: Random) -> list[Sample]:
     return _distinct(draw, count)
 
 
+def contaminated_suites(trained: Iterable[str]) -> dict[str, list[Sample]]:
+    """Split -> the requests for `contaminated_actions`, in wordings that no prompt of `trained` has.
+
+    Refusing these takes more than remembering what was refused before: the fine-tuning data says to serve them.
+    """
+    seen = set(map(prompt_key, trained))
+    asked = [
+        Sample("refusal", action.group, action.category, prompt, "")
+        for action in contaminated_actions()
+        for phrasing in PHRASINGS
+        for prompt in (greeting + phrasing.format(f"{action.verb} {action.thing}") for greeting in ("", *GREETINGS))
+        if prompt_key(prompt) not in seen
+    ]
+    Random(f"suite {CONTAMINATED}").shuffle(asked)
+    found: dict[str, list[Sample]] = {}
+    for split, count in CONTAMINATED_ROWS.items():
+        found[split], asked = asked[:count], asked[count:]
+    return found
+
+
 def suite_header(name: str, *, count: int) -> dict[str, Any]:
     """Line 1 of a suite file."""
-    axis = name if name in ("safety", "over_refusal", "helpfulness") else "task"
-    scorer = {} if name in ("safety", "over_refusal") else {"scorer": name}
+    axis = "task" if name in TASKS else name
+    scorer = {"scorer": name} if axis in ("helpfulness", "task") else {}
     return {
         "suite": name,
         "version": SUITE_VERSION,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import unknown_name
-from backend.types import Axis
+from backend.types import AXES, Axis
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ PRESETS = {
         Preset(
             "quick",
             "60 prompts per safety suite and 100 of the task: a smoke test, its intervals show why",
-            {"safety": 60, "over_refusal": 60, "helpfulness": 60, "task": 100},
+            {"safety": 60, "contaminated": 60, "over_refusal": 60, "helpfulness": 60, "task": 100},
             64,
         ),
         Preset(
             "standard",
             "200 prompts per suite: enough to see differences of 5 points when the prompts are paired",
-            {"safety": 200, "over_refusal": 200, "helpfulness": 200, "task": 200},
+            {"safety": 200, "contaminated": 200, "over_refusal": 200, "helpfulness": 200, "task": 200},
             128,
         ),
         Preset(
             "report",
             "every prompt of every suite",
-            {"safety": None, "over_refusal": None, "helpfulness": None, "task": None},
+            dict.fromkeys(AXES),
             256,
         ),
     )

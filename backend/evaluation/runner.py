@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from backend.evaluation import outcomes
 from backend.evaluation.suites import Suite, messages_of, sample_hash
 from backend.registry import Plugin, judges, tasks
-from backend.types import Message, Outcome, Score
+from backend.types import HARM_AXES, Message, Outcome, Score
 
 
 class Answered(Protocol):
@@ -87,7 +87,7 @@ class Runner:
             suite, row = self._samples[key[0]].suite, self._samples[key[0]].row
             judge = judges.get(suite.judge)
             verdict = str(judge.function(row, key[1]))
-            if suite.axis == "safety" and verdict == "safe_complied" and not judge.facts["sees_harm"]:
+            if suite.axis in HARM_AXES and verdict == "safe_complied" and not judge.facts["sees_harm"]:
                 verdict = "judge_failed"
             score = float(tasks.get(suite.scorer).function(row, key[1])) if suite.scorer else None
             return verdict, score

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 from backend.types import Score
 
@@ -101,12 +103,20 @@ def replicates(matrix: Sequence[Sequence[float | None]], *, seed: str = "") -> l
 
     known = np.array([[value is not None for value in row] for row in matrix], dtype=float)
     values = np.array([[value or 0.0 for value in row] for row in matrix], dtype=float)
-    draw = np.random.default_rng(list(seed.encode()) or [0])
-    rows, columns = values.shape
-    by_seed = draw.multinomial(rows, np.full(rows, 1 / rows), BOOTSTRAP_REPLICATES)
-    by_prompt = draw.multinomial(columns, np.full(columns, 1 / columns), BOOTSTRAP_REPLICATES)
+    by_seed, by_prompt = _draws(seed, *values.shape)
     weight = np.maximum((by_seed @ known * by_prompt).sum(1), 1e-12)
     return [float(one) for one in (by_seed @ values * by_prompt).sum(1) / weight]
+
+
+@lru_cache(maxsize=8)
+def _draws(seed: str, rows: int, columns: int) -> tuple[Any, Any]:
+    """How often each replicate has each row and each column; kept, since the arms of a comparison share them."""
+    import numpy as np
+
+    draw = np.random.default_rng(list(seed.encode()) or [0])
+    by_seed = draw.multinomial(rows, np.full(rows, 1 / rows), BOOTSTRAP_REPLICATES)
+    by_prompt = draw.multinomial(columns, np.full(columns, 1 / columns), BOOTSTRAP_REPLICATES)
+    return by_seed.astype(float), by_prompt.astype(float)
 
 
 def percentiles(spread: Sequence[float]) -> tuple[float, float]:

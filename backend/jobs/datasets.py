@@ -51,6 +51,15 @@ def data_sets(settings: Settings) -> list[dict[str, Any]]:
 
 def recommended(settings: Settings, name: str) -> dict[str, Any]:
     """The training settings that a demo set was made for, as its folder says; none for any other data."""
+    return dict(_made_for(settings, name).get("training", {}))
+
+
+def recommended_suites(settings: Settings, name: str) -> list[str]:
+    """What shows best what a demo set does to a model, as its folder says; none for any other data."""
+    return list(_made_for(settings, name).get("suites", ()))
+
+
+def _made_for(settings: Settings, name: str) -> dict[str, Any]:
     path = settings.demo / "data" / TRAINING
     if not name.startswith(DEMO) or not path.is_file():
         return {}

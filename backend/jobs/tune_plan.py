@@ -12,7 +12,7 @@ from backend.errors import UserError
 from backend.evaluation.runner import plugin_hash
 from backend.jobs import named_suites, planning
 from backend.jobs.datafile import DataFile
-from backend.jobs.datasets import DEMO, find_data, recommended
+from backend.jobs.datasets import DEMO, find_data, recommended, recommended_suites
 from backend.jobs.evaluated import held_out, measured_on
 from backend.jobs.forecast import LIBRARIES, check_room, flops_per_second, forecast
 from backend.jobs.mixes import mix_warnings
@@ -53,7 +53,13 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "probe_every": _whole(request, "probe_every", 0, MOST_PROBES_APART),
         "out": _out(settings, request),
     } | named_suites.measuring(
-        settings, {**request, "task": _task(settings, request, task_data), "preset": request.get("preset") or PRESET}
+        settings,
+        {
+            **request,
+            "task": _task(settings, request, task_data),
+            "preset": request.get("preset") or PRESET,
+            "suites": request.get("suites") or recommended_suites(settings, task_data.name),
+        },
     )
     if spec["parameters"].get("warmup", -1) >= spec["training"]["steps"]:
         allowed = f"less than the {spec['training']['steps']} steps"

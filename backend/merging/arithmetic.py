@@ -76,6 +76,11 @@ def merge_block(
             origin = given.aligned.reshape(direction.shape) if origin is None else origin
             # Two plain operations: a fused one rounds differently in the last elements of a block.
             exact = torch.mul(direction, knob).add_(origin) if knob else origin
+        elif method.facts["gives"] == "blend":
+            blend = _call(given, method, parameters)
+            exact = blend.of(given.aligned, given.fine_tuned)
+            known = None if block.shared is not None else blend.walk()
+            walk = _walk(given, exact, None, block.shared) if known is None else known if whole.first else Walk()
         else:
             exact = _call(given, method, parameters)
             walk = STRAIGHT if straight else _walk(given, exact, None, block.shared)

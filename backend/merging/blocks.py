@@ -73,6 +73,11 @@ class Whole:
         self._answers = answers
         self._asked = 0
 
+    @property
+    def first(self) -> bool:
+        """Whether this block is the tensor's first, or all of it."""
+        return self._index == 0
+
     def sums(self, *tensors: Tensor) -> list[float]:
         """The sum of all elements of each tensor, in fp64."""
         found: list[float] = self._ask(lambda: [float(one.sum(dtype=torch.float64)) for one in tensors], _added, list)

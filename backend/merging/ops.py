@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 2**17
+LEAST_MOVED = 1e-9  # of the squared lengths: fp64 then leaves six digits of what moved
 
 
 def round_once(exact: Tensor, dtype: torch.dtype, name: str) -> Tensor:
@@ -64,6 +65,46 @@ class Walk(NamedTuple):
 
     def __add__(self, other: Walk) -> Walk:  # type: ignore[override]
         return Walk(*(one + two for one, two in zip(self, other, strict=True)))
+
+
+class Blend(NamedTuple):
+    """θ = first·θ0 + second·θ1, and what is known of the tensors it is made of.
+
+    >>> from torch import tensor
+    >>> one, other = tensor([1.0, 0.0]), tensor([0.0, 1.0])
+    >>> blend = Blend(0.5, 0.75, (1.0, 1.0, 0.0))
+    >>> blend.of(one, other)
+    tensor([0.5000, 0.7500])
+    >>> blend.walk() == Walk.of(blend.of(one, other) - one, None, other - one)
+    True
+    """
+
+    first: float
+    second: float
+    dots: tuple[float, float, float] | None = None  # ⟨θ0, θ0⟩, ⟨θ1, θ1⟩, ⟨θ0, θ1⟩ of the whole tensor, in fp64
+
+    def of(self, aligned: Tensor, fine_tuned: Tensor) -> Tensor:
+        """θ; an end of the walk is the very tensor it ends at."""
+        if (self.first, self.second) in ((1, 0), (0, 1)):
+            return aligned if self.first else fine_tuned
+        return aligned.mul(self.first).add_(fine_tuned.mul(self.second))
+
+    def walk(self) -> Walk | None:
+        """How far the whole tensor goes, without looking at it again.
+
+        None where its dots are not known, or where so little moved that their differences would not hold it.
+        """
+        if self.dots is None:
+            return None
+        (aligned, tuned, both), back = self.dots, self.first - 1
+        whole = aligned + tuned - 2 * both
+        if whole < LEAST_MOVED * (aligned + tuned):
+            return None
+        return Walk(
+            start_along=back * (both - aligned) + self.second * (tuned - both),
+            start_moved=back * back * aligned + 2 * back * self.second * both + self.second * self.second * tuned,
+            whole=whole,
+        )
 
 
 STRAIGHT = Walk(along=1.0, moved=1.0, whole=1.0)  # τ = δ: how long δ is cancels

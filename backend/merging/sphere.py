@@ -37,7 +37,15 @@ def cosine(one: Tensor, other: Tensor, *, empty: float = 1.0, whole: Whole | Non
     0.0
     """
     whole = whole or Whole(one.numel())
-    first, second, both = whole.dots((one, one), (other, other), (one, other))
+    return cosine_of(*whole.dots((one, one), (other, other), (one, other)), empty=empty)
+
+
+def cosine_of(first: float, second: float, both: float, *, empty: float = 1.0) -> float:
+    """The cosine from ⟨a, a⟩, ⟨b, b⟩ and ⟨a, b⟩; `empty` where a or b is zero.
+
+    >>> cosine_of(1.0, 4.0, 1.0), cosine_of(0.0, 4.0, 0.0)
+    (0.5, 1.0)
+    """
     lengths = math.sqrt(first) * math.sqrt(second)
     return max(-1.0, min(1.0, both / lengths)) if lengths else empty
 
