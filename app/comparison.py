@@ -37,7 +37,8 @@ def _cell(data: Mapping[str, Any] | None) -> Tree:
     score = Score.from_json(dict(data)) if data else None
     if score is None or score.value is None:
         return el("td", "–", cls="number")
-    return el("td", f"{100 * score.value:.1f}\u00a0%", el("small", text.interval(score)), cls="number", title=f"n = {score.n}")
+    value = f"{100 * score.value:.1f}\u00a0%"
+    return el("td", value, el("small", text.interval(score)), cls="number", title=f"n = {score.n}")
 
 
 def _verdict(found: Mapping[str, Any]) -> Tree | str:

@@ -245,8 +245,12 @@ def test_a_comparison_shows_means_with_intervals_and_where_dualselect_stands() -
     shown = everything(drawn)
     assert "Run 7: mean over 3 training seeds" in shown
     assert [part in shown for part in ("Safety", "Contaminated", "Task score", "Over-refusal")] == [True] * 3 + [False]
-    assert "dualselectfront" in shown and "sftfront" not in shown
-    assert "90.0\u00a0%85–95\u00a0%" in shown and "40 s" in shown
-    assert "within chance" in shown and "difference −1.0 [−2.0, −0.5]" in shown
+    assert "dualselectfront" in shown
+    assert "sftfront" not in shown
+    assert "90.0\u00a0%85–95\u00a0%" in shown
+    assert "40 s" in shown
+    assert "within chance" in shown
+    assert "difference −1.0 [−2.0, −0.5]" in shown
     bare = comparison.card({"run": 8, "strategies": [], "front": [], "verdict": {}})
-    assert "one seed" in everything(bare) and "Where DualSelect" not in everything(bare)
+    assert "one seed" in everything(bare)
+    assert "Where DualSelect" not in everything(bare)
