@@ -61,8 +61,8 @@ def dualselect(
         standardise: bring losses and cosines to one scale before adding them; off lets the losses rule.
         tau_ref: 0 chooses references sharply, larger weights them more softly.
         tau_task: 0 lets all kept samples count alike, larger prefers the more compatible ones.
-        pool: how many references are looked at per refresh; 0 spends a sixteenth of the training time, but looks at
-            64 at least.
+        pool: how many references are looked at per refresh; 0 spends a ninth of the training time, but looks at 64
+            at least.
         k_ref: how many references protect at a time; 0 takes a tenth of all, at most half of the pool.
         kind_quota: the share of helpful answers among them, so that the model does not learn to refuse everything.
         ref_loss: what forgotten means; a loss above the start model's, a high loss, or a drift of all its answers.
