@@ -19,6 +19,7 @@ HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 UNWATCHED = {"run": None}
 Order = tuple[str, int]  # how the table of dropped rows is sorted, and how many rows it shows
 USUAL: Order = ("step", 20)
+LONGEST = 300  # characters of a name in a link
 
 
 @dataclass
@@ -132,8 +133,10 @@ class Wiring:
         if broken:
             gr.Info("The link names something that is not here; this is the usual view instead.")
         found = self.explore.arrive(runs, point[0] if point else None)
-        found |= self.compare.arrive(session)
-        found |= self.around(watching, None)
+        pair = [query.get(name, "")[:LONGEST] for name in ("aligned", "tuned", "lam")]
+        found |= self.compare.arrive(session, *pair)
+        chosen = named if named in known and page == "runs" else None
+        found |= self.around(watching, chosen) | {self.runs.chosen: chosen}
         found |= self.pair_checked(*form)
         found[self.learn.tour] = self.learn.view()
         page = page if page in text.PAGES else "explore"

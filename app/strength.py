@@ -19,9 +19,12 @@ EDGE = {"color": "@ink", "width": 0.8}
 
 def other(points: Sequence[Point], runs: Mapping[int, Run], *, height: int = 600) -> dict[str, Any]:
     """What the plot shows when "at equal strength" is pressed; nothing where no point says its strength."""
-    drawn = [p for p in points if "projection" in p.effective and "task" in p.scores and "safety" in p.scores]
+    measured = [p for p in points if "task" in p.scores and "safety" in p.scores]
+    drawn = [p for p in measured if "projection" in p.effective]
     if not drawn:
         return {}
+    without = len(measured) - len(drawn)
+    left_out = text.STRENGTH_LEFT_OUT.format(count=without) if without else ""
     data = [trace for series in series_of(drawn, runs) for trace in _traces(series)]
     layout = frame(height)
     walked = [point.effective["projection"] for point in drawn]
@@ -29,7 +32,7 @@ def other(points: Sequence[Point], runs: Mapping[int, Run], *, height: int = 600
     room = 0.03 * max(1.0, max(walked) - min(0.0, min(walked)))
     layout["xaxis"] = {
         **axis,
-        "title": {**axis["title"], "text": text.STRENGTH_AXIS},
+        "title": {**axis["title"], "text": text.STRENGTH_AXIS + left_out},
         "range": [min(0.0, *walked) - room, max(1.0, *walked) + room],
         "tickvals": None,
         "nticks": 6,
@@ -37,7 +40,7 @@ def other(points: Sequence[Point], runs: Mapping[int, Run], *, height: int = 600
     for name, words, domain in (("yaxis", text.Y_SHORT, [0.54, 1]), ("yaxis2", text.X_STRIP, [0, 0.46])):
         one = layout[name]
         layout[name] = {**layout["yaxis"], "title": {**one["title"], "text": words}, "domain": domain}
-    narrow = {"xaxis": text.STRENGTH_NARROW, "yaxis": text.NARROW["yaxis"], "yaxis2": text.NARROW_TASK}
+    narrow = {"xaxis": text.STRENGTH_NARROW + left_out, "yaxis": text.NARROW["yaxis"], "yaxis2": text.NARROW_TASK}
     return {"other": {"data": data, "layout": layout}, "other_narrow": narrow}
 
 

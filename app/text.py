@@ -34,6 +34,7 @@ X_STRIP = "Task score, % · better ↑"
 NARROW_TASK = "Task, % ↑"
 STRENGTH_AXIS = "Effective strength: share of the fine-tuning walked (projection on the task vector)"
 STRENGTH_NARROW = "Effective strength (projection)"
+STRENGTH_LEFT_OUT = "<br>{count} that are no merges have none and are left out"
 MAP_TITLES = {
     "distance": "How far: ‖δ‖ / ‖θ aligned‖, %",
     "cosine": "Which way: cosine of δ with the aligned weights",

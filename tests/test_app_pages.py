@@ -109,6 +109,20 @@ def test_a_link_opens_its_view_and_unknown_parts_fall_back(page: Page) -> None:
     assert found[page.wiring.shell.watching] is None
 
 
+def test_a_link_to_a_run_or_to_a_pair_at_some_strength_opens_just_that(page: Page) -> None:
+    found = page.wiring.open_page(None, {"view": "runs", "run": "1"}, *page.form())
+    assert found[page.runs.chosen] == 1
+    assert page.runs.choose(event(key="2"))[-1] == {"view": "runs", "run": "2"}
+    linked = {"view": "compare", "aligned": "demo/aligned", "tuned": "demo/tool-clean-sft", "lam": "0.45"}
+    found = page.wiring.open_page(None, linked, *page.form())
+    assert found[page.compare.tuned] == "demo/tool-clean-sft"
+    assert found[page.compare.knob]["value"] == 0.45
+    assert found[page.compare.knob]["about"]["tuned"] == "demo/tool-clean-sft"
+    found = page.wiring.open_page(None, linked | {"tuned": "", "lam": "2"}, *page.form())
+    assert page.compare.tuned not in found
+    assert found[page.compare.knob]["value"] == 0.3
+
+
 def test_a_click_and_a_row_open_the_same_point(page: Page) -> None:
     view = ("tool", [1, 2], 0, None, [])
     clicked = page.explore.pick(*view, "all", "all", event(key=1004))

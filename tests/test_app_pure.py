@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import replace
 
-from app import cards, comparison, forms, plots, run_cards, text, words
+from app import cards, comparison, forms, plots, run_cards, strength, text, words
 from app.tree import el
 from backend.types import Frontier, Outcome, Plan, RunStatus, Score
 from tests.fake_studio import NASTY, FakeStudio
@@ -218,6 +218,16 @@ def test_colour_by_over_refusal_keeps_hollow_points_hollow_and_shows_one_scale()
         if isinstance(fills, list):
             assert [symbol.endswith("-open") for symbol in marker["symbol"]] == [fill == "@panel" for fill in fills]
     assert sum(marker["showscale"] for marker in value["shades"].values()) == 1
+
+
+def test_at_equal_strength_says_how_many_checkpoints_have_none() -> None:
+    _, points, runs, _ = tool_points()
+    walked = [replace(point, effective={"projection": 0.5, "distance": 0.5}) for point in points]
+    whole = strength.other(walked, runs)["other"]["layout"]["xaxis"]["title"]["text"]
+    assert whole == text.STRENGTH_AXIS
+    trained = [*walked[:-2], *(replace(point, effective={}) for point in walked[-2:])]
+    assert "2 that are no merges" in strength.other(trained, runs)["other"]["layout"]["xaxis"]["title"]["text"]
+    assert strength.other([replace(point, effective={}) for point in points], runs) == {}
 
 
 # ------------------------------------------------------------------------------------------------------- comparisons

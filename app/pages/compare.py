@@ -97,17 +97,20 @@ class Compare:
 
     # -- first screen
 
-    def arrive(self, session: str = "", aligned: str = "", tuned: str = "") -> dict[Any, Any]:
-        """Example requests and stored answers; the device is not touched."""
-        aligned, tuned = aligned or self.aligned.value or "", tuned or self.tuned.value or ""
+    def arrive(self, session: str = "", aligned: str = "", tuned: str = "", lam: str = "") -> dict[Any, Any]:
+        """Example requests and stored answers, of the pair and at the λ of a link; the device is not touched."""
+        linked = {self.aligned: aligned, self.tuned: tuned} if aligned and tuned else {}
+        if not linked:
+            aligned, tuned = self.aligned.value or "", self.tuned.value or ""
+        start = _lam(lam)
         examples = self.find_examples()
         prompt = examples[0][1] if examples else ""
         mine = self.sessions.of(session)
-        mine.lam, mine.kept = FIRST_LAM, self.stored(aligned, tuned, FIRST_LAM, prompt)
+        mine.lam, mine.kept = start, self.stored(aligned, tuned, start, prompt)
         values = [examples, cards.chips(examples), prompt]
-        values += [self.knob_value(aligned, tuned, FIRST_LAM, prompt, session=session)]
+        values += [self.knob_value(aligned, tuned, start, prompt, session=session)]
         values += [None, self.show(mine.kept, "") if mine.kept else note(text.ENTER_A_PROMPT)]
-        return dict(zip(self.outputs, values, strict=True))
+        return linked | dict(zip(self.outputs, values, strict=True))
 
     def find_examples(self) -> list[tuple[str, str]]:
         """(kind, prompt): two of each kind and one of each task, out of the stored results."""
@@ -320,3 +323,16 @@ class Compare:
                 el("section", head, el("p", hint, cls="s-quiet") if hint else "", body, cls=cls, data_name=name)
             )
         return el("div", *columns, cls="s-columns")
+
+
+def _lam(words: str) -> float:
+    """The λ of a link; the first one where it is none.
+
+    >>> _lam("0.45"), _lam("7"), _lam("nan"), _lam("")
+    (0.45, 0.3, 0.3, 0.3)
+    """
+    try:
+        found = float(words)
+    except ValueError:
+        return FIRST_LAM
+    return found if 0 <= found <= 1 else FIRST_LAM

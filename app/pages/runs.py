@@ -30,7 +30,7 @@ class Runs:
             with gr.Column(scale=6, min_width=300, elem_classes="s-panel"):
                 self.detail = sheet(elem_id="run")
                 self.watched = TuningView(studio, shell.telemetry, "run-tune")
-        self.table.act(self.choose, None, [self.chosen, *self.outputs], **HIDDEN)
+        self.table.act(self.choose, None, [self.chosen, *self.outputs, shell.address], **HIDDEN)
 
     @property
     def outputs(self) -> list[Any]:
@@ -38,7 +38,7 @@ class Runs:
 
     def choose(self, event: gr.EventData) -> tuple[Any, ...]:
         chosen = int(event._data["key"])
-        return chosen, *self.view(chosen)
+        return chosen, *self.view(chosen), {"view": "runs", "run": str(chosen)}
 
     def view(self, chosen: int | None, sort: str = "step", shown: int = 20) -> tuple[Any, ...]:
         """The table, the chosen run (else the newest live one, else the newest) and what it reports."""

@@ -247,6 +247,8 @@ window.studio = (() => {
     const say = () => { output.textContent = `λ = ${Number(input.value).toFixed(2)}`; };
     let wanted = null, walking = false;
     input.addEventListener("input", () => { say(); wanted = Number(input.value); walk(); });
+    const share = () => { const { aligned, tuned } = (props.value || {}).about || {}; if (aligned && tuned) remember({ aligned, tuned, lam: input.value }); };
+    input.addEventListener("change", share);
     async function walk() {  // one call at a time; the newest λ wins
       if (walking || !server || !(props.value || {}).about) return;
       walking = true;
@@ -267,9 +269,12 @@ window.studio = (() => {
         console.warn(error);
       } finally { walking = false; }
     }
-    let value = null;
+    let value = null, pair = "";
     function show() {
-      const state = props.value || {};
+      const state = props.value || {}, about = state.about || {};
+      const now = about.aligned && about.tuned ? `${about.aligned} ${about.tuned}` : "";
+      if (pair && now && now !== pair) share();  // the first pair is the page's own choice
+      pair = now || pair;
       name.textContent = state.label || "";
       if (state.value !== undefined && state.value !== value) { value = state.value; input.value = state.value; }
       ticks.replaceChildren(...(state.ticks || []).map((at) => {
@@ -288,12 +293,19 @@ window.studio = (() => {
   let arrived = false; // the first tab says "selected" while the link is still being read
   function remember(part) {
     if (!arrived) return;
-    const url = new URL(location.href);
+    const url = new URL(location.href), before = url.searchParams.get("view") || "explore";
     for (const [key, value] of Object.entries(part || {})) {
       if (value === null || value === "") url.searchParams.delete(key); else url.searchParams.set(key, value);
     }
-    history.replaceState(history.state, "", url);
+    // Back walks through the tabs: only another tab is a step of its own
+    const step = (url.searchParams.get("view") || "explore") !== before ? "pushState" : "replaceState";
+    history[step](history.state, "", url);
   }
+  window.addEventListener("popstate", () => {
+    const view = new URL(location.href).searchParams.get("view") || "explore";
+    const tab = document.querySelector(`[role=tab][data-tab-id="${CSS.escape(view)}"]`);
+    if (tab && tab.getAttribute("aria-selected") !== "true") tab.click();
+  });
   function address(context) {
     const { element, props, watch } = context;
     const box = element.querySelector("div") || element;

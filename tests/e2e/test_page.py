@@ -266,6 +266,27 @@ def test_a_link_opens_the_same_view_and_a_broken_one_the_usual_view(page: Page, 
     expect(page.get_by_text("The link names something that is not here")).to_be_visible()
 
 
+def test_back_walks_through_the_tabs_and_a_link_carries_the_strength(page: Page, fake_url: str) -> None:
+    open_page(page, fake_url)
+    page.wait_for_function("() => location.search.includes('view=explore')")
+    tab(page, "Merge")
+    page.wait_for_function("() => location.search.includes('view=merge')")
+    tab(page, "Compare")
+    page.wait_for_function("() => location.search.includes('view=compare')")
+    page.get_by_label(re.compile("Merge: how far")).fill("0.45")
+    page.wait_for_function("() => new URL(location.href).searchParams.get('lam') === '0.45'")
+    linked = page.url
+    page.go_back()
+    expect(page.get_by_role("tab", name="Merge", exact=True)).to_have_attribute("aria-selected", "true")
+    page.go_back()
+    expect(page.get_by_role("tab", name="Explore", exact=True)).to_have_attribute("aria-selected", "true")
+    page.go_forward()
+    expect(page.get_by_role("tab", name="Merge", exact=True)).to_have_attribute("aria-selected", "true")
+    page.goto(linked)
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#knob output")).to_have_text("λ = 0.45")
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_scrolls_sideways(page: Page, fake_url: str, width: int, scheme: str) -> None:
