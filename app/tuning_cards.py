@@ -39,13 +39,22 @@ def estimate(plan: Plan) -> Tree:
     """What the planned fine-tuning will take, every setting it will use, and whether its result is here already."""
     e = plan.estimate
     said = f"About {text.duration(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
-    parts: list[Any] = [el("p", el("b", said)), *(note(warning, "warning") for warning in plan.warnings)]
+    parts: list[Any] = [el("p", el("b", said)), _schedule(plan.spec)]
+    parts += [note(warning, "warning") for warning in plan.warnings]
     if plan.stored_run is not None:
         known = f"This very recipe is already stored as run {plan.stored_run}. "
         parts.append(el("p", known, button("Show it", "watch", plan.stored_run), cls="s-note good"))
     rows = [(name.replace("_", " "), text.short(value)) for name, value in _settings(plan.spec).items()]
     parts.append(fold("Every setting this run will use", facts(rows), key="tune-settings") if rows else "")
     return el("div", *parts, cls="estimate")
+
+
+def _schedule(spec: Mapping[str, Any]) -> Tree | str:
+    """How long it trains, where nobody has to open the settings: an emptied field means the recommended number."""
+    training = spec.get("training") or {}
+    if not {"steps", "batch"} <= training.keys():
+        return ""
+    return el("p", words.SCHEDULE.format(**training), cls="s-quiet")
 
 
 def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:

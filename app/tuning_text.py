@@ -17,6 +17,7 @@ COMING = (
 )
 NO_STEPS = "The first step appears here in a moment. Closing this page changes nothing: the run goes on."
 NO_STRATEGIES = "This installation lists no fine-tuning strategy; see the log for what could not be imported."
+SCHEDULE = "{steps} steps of {batch} rows each. Change it under Advanced; an emptied field takes the usual number."
 PRESET_SETS = "This preset sets everything that is not shown."
 OWN_DATA = (
     'Chat rows as JSONL ({"messages": […]} or {"prompt", "response"}) or CSV (columns prompt and response). Parquet '

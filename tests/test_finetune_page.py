@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def test_a_good_form_shows_what_it_will_take_and_every_setting(page: Tuning) -> 
     estimate, task_data, references, *slots = page.finetune.check(*page.filled())
     assert "About 12 s" in everything(estimate)
     assert "keep tokens0.9" in everything(estimate)
+    assert re.search(r"\d+ steps of \d+ rows each", everything(estimate))
     assert "600 rows" in everything(task_data)
     assert "300 rows" in everything(references)
     assert not any(slots)
