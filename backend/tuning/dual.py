@@ -40,6 +40,7 @@ class DualSelect(Strategy):
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
+        self.constant_rate = rules.frozen
         needs = {"references"} if rules.selects or rules.pulls else set()
         self.needs = frozenset(needs | ({"start_model"} if needs and rules.ref_loss == "kl" else set()))
         self.d_task: Gradient | None = None

@@ -211,7 +211,7 @@ class _Run:
     def advance(self) -> Progress:
         """One optimiser step."""
         plan, strategy, step = self.settings, self.strategy, self.step
-        rate = learning_rate(plan, step)
+        rate = plan.lr if strategy.constant_rate else learning_rate(plan, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         strategy.refresh(step)

@@ -18,7 +18,8 @@ class Rules:
     """The settings of `dualselect`, see there; 0 (warm-up: −1) means automatic until `settled`.
 
     `keep_rows` keeps that share of each window's rows instead of a token budget; `frozen` keeps the direction of the
-    chosen references until the next refresh and sums d_task since the last one, as the published code does.
+    chosen references until the next refresh and sums d_task since the last one, and lr constant, as the published code
+    does.
     """
 
     keep_tokens: float
@@ -75,7 +76,10 @@ class Rules:
 
 
 def released(rules: Rules) -> Rules:
-    """The settings of the published code: raw scores, one frozen direction per epoch, half of each batch."""
+    """The settings of the published code: raw scores, one frozen direction per epoch, half of each batch.
+
+    Its step size is constant, too, at the lr of the training.
+    """
     return replace(
         rules,
         keep_tokens=1.0,

@@ -24,10 +24,12 @@ class Strategy:
 
     Attributes:
         needs: "references" (a pool of good answers), "start_model" (the weights before training, to compare with).
+        constant_rate: whether the step size stays at lr instead of climbing first and falling towards the end.
         tools: what the loop lends: the model, its data, gradients, generators. Set by `prepare`.
     """
 
     needs: frozenset[str] = frozenset()
+    constant_rate: bool = False
     tools: Tools
 
     def prepare(self, tools: Tools) -> None:
