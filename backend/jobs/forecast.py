@@ -24,7 +24,7 @@ def flops_per_second(settings: Settings) -> float:
 
 def estimates(settings: Settings, aligned: Checkpoint, tuned: Checkpoint) -> dict[str, Estimate]:
     """What a merge of the pair to disk, and one point of a quick sweep, would take."""
-    prompts = sum(n or 0 for n in find_preset("quick").prompts.values())
+    prompts = sum(n or 0 for axis, n in find_preset("quick").prompts.items() if axis != "contaminated")
     memory = estimate_resident(aligned, tuned)
     return {
         "merge": estimate_merge(aligned, tuned),
