@@ -17,7 +17,7 @@ def card(found: Mapping[str, Any]) -> Tree:
     arms = found["strategies"]
     axes = [axis for axis in AXES if any(axis in arm["scores"] for arm in arms)]
     seeds = max((len(arm["seeds"]) for arm in arms), default=0)
-    head = ["Strategy", *(text.AXES[axis][0] for axis in axes), "Training"]
+    head = ["Strategy", *(text.AXES[axis][0] for axis in axes), "Time"]
     rows = [_row(arm, axes, found["front"]) for arm in arms]
     said = f"Run {found['run']}: mean over {seeds} training seeds" if seeds > 1 else f"Run {found['run']}: one seed"
     title = el("p", el("b", said), ", with 95 % intervals over seeds and prompts", cls="s-quiet")
