@@ -5,6 +5,7 @@ from __future__ import annotations
 from backend.checkpoints.guard import estimate_merge, estimate_resident
 from backend.checkpoints.space import check_memory, check_space
 from backend.evaluation.presets import preset as find_preset
+from backend.jobs.named_suites import SAFETY_SUITES
 from backend.settings import Settings
 from backend.types import Checkpoint, Estimate
 
@@ -24,7 +25,8 @@ def flops_per_second(settings: Settings) -> float:
 
 def estimates(settings: Settings, aligned: Checkpoint, tuned: Checkpoint) -> dict[str, Estimate]:
     """What a merge of the pair to disk, and one point of a quick sweep, would take."""
-    prompts = sum(n or 0 for axis, n in find_preset("quick").prompts.items() if axis != "contaminated")
+    asked = (*SAFETY_SUITES, "task")
+    prompts = sum(n or 0 for axis, n in find_preset("quick").prompts.items() if axis in asked)
     memory = estimate_resident(aligned, tuned)
     return {
         "merge": estimate_merge(aligned, tuned),
