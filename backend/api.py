@@ -104,7 +104,7 @@ task_arithmetic, ties.
                 evaluate: checkpoint, aligned (under an adapter), task, preset, seed, suites;
                 tune: model, task_data, references, strategy, parameters, training, task, probe_every, seed, out;
                 compare: model, task_data, references, strategies, seeds, settings, training, task, suites, preset,
-                grid, ablations, tune.
+                grid, ablations, tune, reuse (what an earlier comparison trained).
         """
         plan = planning.make_plan(self.settings, kind, spec)
         stored = None if kind == "merge" else self._database.find_recipe(plan.recipe_hash)

@@ -1,6 +1,7 @@
 """Comparing strategies: one run of several trainings, merges and measurements, resumed, tuned and judged."""
 
 import json
+import shutil
 
 import pytest
 
@@ -12,6 +13,7 @@ from backend.demo.recipe import recipe_of
 from backend.errors import UserError
 from backend.evaluation.statistics import over_seeds, replicates
 from backend.jobs import compare
+from backend.jobs.child import RunContext
 from backend.jobs.compare_report import Arm, verdict
 from backend.types import Outcome, Point, RunStatus
 from tests.tuning_world import tuning_world
@@ -87,6 +89,71 @@ def test_a_stopped_comparison_goes_on_where_it_stopped(studio, world, monkeypatc
     assert [spec["strategy"] for spec in calls] == ["sft", "dualselect", "dualselect"], "sft is not trained again"
     assert len(studio.points([run.id])) == 4
     assert set(result["checkpoints"]) == {"sft-s0", "dualselect-s0"}
+
+
+def _trained(studio, request, monkeypatch):
+    """A comparison done in this process: its run, its result, and what it trained."""
+    run, calls = studio.submit("compare", request), []
+    with monkeypatch.context() as patched:
+        patched.setattr(compare, "tune", _counted(compare.tune, calls))
+        result = compare.compare(_Context(run.id, studio), run.spec)
+    studio._database.update_run(run.id, result=result)
+    return run, result, [(spec["strategy"], spec["seed"]) for spec in calls]
+
+
+def test_reuse_trains_only_what_no_earlier_comparison_trained(studio, world, monkeypatch):
+    first, _, trained = _trained(studio, world[1] | {"seeds": 1}, monkeypatch)
+    latest, _, again = _trained(studio, world[1] | {"seeds": 1}, monkeypatch)
+    assert again == trained, "unless it is asked for, nothing is taken over"
+    wider = world[1] | {"strategies": "sft,agem,dualselect", "seeds": 2}
+    run, result, trained = _trained(studio, wider | {"reuse": True}, monkeypatch)
+    assert trained == [("agem", 0), ("sft", 1), ("agem", 1), ("dualselect", 1)]
+    assert result["taken_from"] == dict.fromkeys(["sft-s0", "dualselect-s0", "merges-s0"], latest.id)
+    assert result["checkpoints"]["sft-s0"] == f"compare-{latest.id}-sft-s0", "its weights are still here"
+    here = {(point.method, *point.coefficients.values()): point for point in studio.points([run.id])}
+    there = {(point.method, *point.coefficients.values()): point for point in studio.points([first.id])}
+    assert len(here) == 6 + 4
+    for key, point in there.items():
+        assert here[key].scores == point.scores
+        answers = [[one.answer for one in studio.outcomes(each.id)] for each in (point, here[key])]
+        assert answers[0] == answers[1] != []
+    assert studio.plan("compare", wider).recipe_hash == run.recipe_hash, "the numbers are those of training it all"
+
+
+@pytest.mark.parametrize(
+    ("change", "trained"),
+    [
+        ({"settings": {"dualselect.rho": 0.5}}, [("dualselect", 0)]),
+        ({"training": {"steps": 4, "batch": 4, "lora_rank": 2}}, [("sft", 0), ("dualselect", 0)]),
+        ({"suites": "safety"}, [("sft", 0), ("dualselect", 0)]),
+    ],
+    ids=["setting", "steps", "suites"],
+)
+def test_what_was_made_otherwise_is_not_taken_over(studio, world, monkeypatch, change, trained):
+    _trained(studio, world[1] | {"seeds": 1}, monkeypatch)
+    _, result, done = _trained(studio, world[1] | {"seeds": 1, "reuse": True} | change, monkeypatch)
+    assert done == trained
+    assert bool(result["taken_from"]) == (len(trained) == 1)
+
+
+def test_a_lost_checkpoint_is_trained_again_only_where_its_merges_are_asked_for(studio, world, monkeypatch):
+    _, before, _ = _trained(studio, world[1] | {"seeds": 1}, monkeypatch)
+    for name in before["checkpoints"].values():
+        shutil.rmtree(studio.settings.models_root / name)
+    _, result, trained = _trained(studio, world[1] | {"seeds": 1, "reuse": True}, monkeypatch)
+    assert (trained, result["checkpoints"]) == ([], {})
+    _, result, trained = _trained(studio, world[1] | {"seeds": 1, "reuse": True, "grid": "0,0.5,1"}, monkeypatch)
+    assert trained == [("sft", 0)]
+    assert set(result["taken_from"]) == {"dualselect-s0"}
+
+
+def test_trials_are_taken_over_too(studio, world, monkeypatch):
+    request = world[1] | {"strategies": "sft,safety_mix", "seeds": 1, "settings": {}, "tune": True, "grid": "0"}
+    _, before, _ = _trained(studio, request, monkeypatch)
+    _, result, trained = _trained(studio, request | {"strategies": "sft,safety_mix,lisa", "reuse": True}, monkeypatch)
+    assert trained == [("lisa", 0)]
+    assert (result["trials"], result["chosen"]) == (before["trials"], before["chosen"])
+    assert set(result["taken_from"]) >= {"trial-0", "trial-4", "sft-s0"}
 
 
 def test_settings_are_chosen_on_validation_only(studio, world, monkeypatch):
@@ -220,27 +287,14 @@ def _counted(function, calls):
     return counted
 
 
-class _Context:
-    """A run's context over a studio's database, which stops after so many points."""
+class _Context(RunContext):
+    """A run's context that stops after so many points."""
 
     def __init__(self, run, studio, stop_after=99):
-        self.run, self.settings, self.stop_after = run, studio.settings, stop_after
-        self.folder = studio.settings.runs / str(run)
-        self._database = studio._database
+        super().__init__(run, studio.settings, studio._database)
+        self.stop_after = stop_after
 
     def report(self, fraction, phrase):
         assert 0 <= fraction <= 1
         if len(self.stored_points()) >= self.stop_after:
             raise KeyboardInterrupt
-
-    def should_stop(self):
-        return False
-
-    def request(self):
-        return ""
-
-    def stored_points(self):
-        return self._database.points_of([self.run])
-
-    def add_point(self, point, answered):
-        self._database.add_point(point, answered)

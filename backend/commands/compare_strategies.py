@@ -34,6 +34,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", help="λ of the merges; default: 0:1:11")
     parser.add_argument("--task", help="the task to measure; default: that of a demo set")
     parser.add_argument("--suites", help="comma list of suite names or .jsonl files instead of the safety suites")
+    parser.add_argument("--reuse", action="store_true", help="train only what no earlier comparison trained")
     parser.add_argument("--run", type=int, help="print this comparison, stored or run before, and train nothing")
 
 
@@ -42,8 +43,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     studio = Studio(settings)
     if options.run is not None:
         return _tell(_known(studio, options.run), options.json)
-    names = ("model", "task_data", "references", "strategies", "seeds", "ablations", "tune", "preset", "grid", "task")
-    request = {name: getattr(options, name) for name in (*names, "suites")}
+    names = ("model", "task_data", "references", "strategies", "seeds", "ablations", "tune", "reuse", "preset", "grid")
+    request = {name: getattr(options, name) for name in (*names, "task", "suites")}
     training = settings_of(options.train) | ({"steps": options.steps} if options.steps else {})
     request |= {"settings": settings_of(options.set), "training": training}
     return _tell(studio.comparison_json(run_to_the_end(studio, "compare", request).id), options.json)
@@ -67,6 +68,8 @@ def _tell(found: dict[str, Any], as_json: bool) -> int:
         seconds = sum(one["wall_seconds"]) / len(one["wall_seconds"])
         print_line(f"{one['name']:24}{cells}{seconds:10.1f}" + (" front" if one["name"] in found["front"] else ""))
     print_line(f"Mean over seeds; interval {found['interval']}.")
+    if found.get("taken_from"):
+        print_line(f"{len(found['taken_from'])} parts were taken over from earlier comparisons, with their seconds.")
     for arm, change in found.get("chosen", {}).items():
         words = ", ".join(f"{name} {value:g}" for name, value in change.items())
         print_line(f"{arm}: {words or 'its default'}, chosen on validation ({found['rule']})")

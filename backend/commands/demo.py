@@ -19,6 +19,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ablations", action="store_true", help="compare DualSelect with one part replaced each instead"
     )
+    parser.add_argument("--reuse", action="store_true", help="compare: train only what no earlier comparison trained")
     parser.add_argument("--only", help="build only these fine-tunes again, from the aligned model; comma list of sets")
     parser.add_argument("--out", help="where build writes; default: the studio's own assets")
 
@@ -47,7 +48,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         from backend.demo.results import store_comparison
 
         for task in options.tasks.split(","):
-            store_comparison(settings, task.strip(), options.seeds, say, ablations=options.ablations)
+            how = {"ablations": options.ablations, "reuse": options.reuse}
+            store_comparison(settings, task.strip(), options.seeds, say, **how)
         return print_line(f"Stored under {settings.demo / 'results'}.")
     from backend.demo.verify import verify
 

@@ -50,16 +50,24 @@ def store_results(
 
 
 def store_comparison(
-    settings: Settings, task: str, seeds: int, report: Callable[[float, str], None], *, ablations: bool = False
+    settings: Settings,
+    task: str,
+    seeds: int,
+    report: Callable[[float, str], None],
+    *,
+    ablations: bool = False,
+    reuse: bool = False,
 ) -> None:
     """Compare all strategies, or DualSelect with one part replaced each, on the task's mixed set and store the result.
 
     The run is one of the studio's own: stopped, it goes on from there (`runs --restart`), and the same comparison is
-    not made twice.
+    not made twice. With `reuse` it trains only what no earlier one trained, the stored ones among them.
     """
     data = f"{task}-mixed"
     request: dict[str, object] = {"model": "demo/aligned", "task_data": f"demo/{data}", "seeds": seeds}
-    request |= {"preset": PRESET} | ({"strategies": "dualselect", "ablations": True} if ablations else {"tune": True})
+    request |= {"preset": PRESET, "reuse": reuse} | (
+        {"strategies": "dualselect", "ablations": True} if ablations else {"tune": True}
+    )
     kind = "ablations" if ablations else "compare"
     studio = Studio(settings)
     try:

@@ -31,7 +31,7 @@ from backend.merging.engine import merge_to_folder, open_models
 from backend.merging.resident import ResidentPair
 from backend.registry import Plugin, methods
 from backend.settings import Settings
-from backend.types import Checkpoint, Outcome, Point
+from backend.types import Checkpoint, Outcome, Point, Run
 
 BATCH = 32
 
@@ -48,6 +48,7 @@ class Context(Protocol):
     run: int
     settings: Settings
     folder: Path
+    recipe: dict[str, Any]
 
     def report(self, fraction: float, phrase: str) -> None:
         """Say how far the work is (0–1); raises `Cancelled` when somebody asked to stop."""
@@ -60,6 +61,12 @@ class Context(Protocol):
     def add_point(self, point: Point, answered: Sequence[Outcome]) -> None: ...
     def known_point(self, recipe: str) -> tuple[Point, list[Outcome]] | None:
         """A point of any run that was measured by this very recipe, with its outcomes."""
+
+    def others(self, kind: str) -> list[Run]:
+        """Every other run of this kind, newest first."""
+
+    def points_of(self, run: Run) -> list[Point]: ...
+    def outcomes_of(self, point: Point) -> list[Outcome]: ...
 
 
 def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:

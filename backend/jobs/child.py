@@ -19,7 +19,7 @@ from backend.errors import Cancelled, Interrupted, Paused, StudioError
 from backend.jobs import queue
 from backend.settings import Settings, from_environment
 from backend.storage.database import Database
-from backend.types import Outcome, Point, RunStatus
+from backend.types import Outcome, Point, Run, RunStatus
 
 SECONDS_BETWEEN_REPORTS = 0.25
 BUG = "An unexpected error ended this run; the log names it. Its settings are kept, so it can be restarted."
@@ -32,6 +32,7 @@ class RunContext:
         self.run = run
         self.settings = settings
         self.folder = settings.runs / str(run)
+        self.recipe = database.run(run).recipe
         self._database = database
         self._stop = threading.Event()
         self._started = time.monotonic()
@@ -72,7 +73,16 @@ class RunContext:
 
     def known_point(self, recipe: str) -> tuple[Point, list[Outcome]] | None:
         found = self._database.find_point(recipe, prefer=self.run)
-        return None if found is None else (found, self._database.outcomes_of(found.id))
+        return None if found is None else (found, self.outcomes_of(found))
+
+    def others(self, kind: str) -> list[Run]:
+        return [run for run in self._database.list_runs() if run.kind == kind and run.id != self.run]
+
+    def points_of(self, run: Run) -> list[Point]:
+        return self._database.points_of([run.id])
+
+    def outcomes_of(self, point: Point) -> list[Outcome]:
+        return self._database.outcomes_of(point.id)
 
     def add_point(self, point: Point, answered: Sequence[Outcome]) -> None:
         self._database.add_point(point, answered)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.jobs import telemetry
+from backend.jobs.compare_known import Known
 from backend.jobs.compare_plan import TUNED, trial_suites
 from backend.jobs.tune import tune
 from backend.storage.files import write_json
-from backend.types import HARM_AXES, Outcome, Point
+from backend.types import HARM_AXES, Outcome, Point, Run
 
 if TYPE_CHECKING:
     from backend.jobs.actions import Context
@@ -34,21 +35,21 @@ RULE = (
 
 def compare(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Do it; the result names the settings with their origin and the checkpoints. Scores are in the points."""
-    from backend.jobs.actions import sweep  # it knows this module as one of its actions
-
     started = time.monotonic()
     arms, seeds, grid = spec["arms"], spec["seeds"], spec["grid"]
     parts = len(spec["trials"]) + len(seeds) * (len(arms) + bool(grid))
+    known = Known(context, reuse=spec.get("reuse", False))
+    taken: dict[str, int] = {}  # parts that were not done here -> the run that did them
     done = 0
 
     def part(name: str, first: int, count: int, extra: Mapping[str, Any]) -> _Part:
         nonlocal done
         done += 1
-        return _Part(context, name, (first, count), ((done - 1) / parts, done / parts), extra)
+        return _Part(context, name, (first, count), ((done - 1) / parts, done / parts), extra, taken)
 
     trials = []
     for number, trial in enumerate(spec["trials"]):
-        trials.append(_try(part(f"trial-{number}", -1, 0, {}), spec, trial))
+        trials.append(_try(part(f"trial-{number}", -1, 0, {}), spec, trial, known))
     chosen = choose(trials)
     folders = {}
     for place, seed in enumerate(seeds):
@@ -56,20 +57,19 @@ def compare(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         for number, arm in enumerate(arms):
             parameters, origin = settled(arm, chosen)
             name = f"{arm['name']}-s{seed}"
-            out = context.settings.models_root / f"compare-{context.run}-{name}"
             facts = {"strategy": arm["strategy"], "parameters": parameters, "origin": origin}
             step = part(name, base + number, 1, facts | {"arm": arm["name"], "seed": seed})
-            if not step.stored_points() or not out.is_dir():  # the point comes before the folder's name
-                tune(step, _training(spec, arm, parameters, seed, out))
-            folders[name] = out.name
+            folder = _train(step, spec, arm, parameters, seed, known)
+            if folder is not None:
+                folders[name] = folder.name
         if grid:
             step = part(f"merges-s{seed}", base + len(arms), len(grid), {"seed": seed, "arm": "merge"})
-            if len(step.stored_points()) < len(grid):
-                sweep(step, _path(spec, folders[f"sft-s{seed}"]))
+            _measure_merges(step, spec, seed, folders.get(f"sft-s{seed}", ""), known)
     return {
         "run": context.run,
         "seconds": round(time.monotonic() - started, 2),
         "checkpoints": folders,
+        "taken_from": taken,
         "settings": {
             arm["name"]: dict(zip(("parameters", "origin"), settled(arm, chosen), strict=True)) for arm in arms
         },
@@ -134,13 +134,49 @@ def _path(spec: Mapping[str, Any], tuned: str) -> dict[str, Any]:
     return shared | {"aligned": spec["model"], "tuned": tuned, "method": "linear", "parameters": {}}
 
 
-def _try(part: _Part, spec: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, Any]:
+def _train(
+    part: _Part, spec: Mapping[str, Any], arm: Mapping[str, Any], parameters: dict[str, Any], seed: int, known: Known
+) -> Path | None:
+    """One training and its point; the folder of its checkpoint, which a training taken over may have lost."""
+    out = part.settings.models_root / f"compare-{part.run}-{arm['name']}-s{seed}"
+    merged = arm["name"] == "sft" and bool(spec["grid"])
+    weights = merged and not known.merges(parameters, seed, spec["grid"])  # without them nothing can be merged
+    earlier = None if out.is_dir() else known.training(arm["strategy"], parameters, seed, weights=weights)
+    if earlier is not None:
+        part.take([earlier], known)
+        return known.folder(earlier)
+    if not part.stored_points() or not out.is_dir():  # the point comes before the folder's name
+        tune(part, _training(spec, arm, parameters, seed, out))
+    return out
+
+
+def _measure_merges(part: _Part, spec: Mapping[str, Any], seed: int, tuned: str, known: Known) -> None:
+    """The merges of one seed's plain fine-tune."""
+    from backend.jobs.actions import sweep  # it knows this module as one of its actions
+
+    parameters = next(arm["parameters"] for arm in spec["arms"] if arm["name"] == "sft")
+    earlier = known.merges(parameters, seed, spec["grid"])
+    if len(part.stored_points()) == len(spec["grid"]):
+        return
+    if earlier:
+        part.take(earlier, known)
+    else:
+        sweep(part, _path(spec, tuned))
+
+
+def _try(part: _Part, spec: Mapping[str, Any], trial: Mapping[str, Any], known: Known) -> dict[str, Any]:
     """One training measured on the validation suites only; its scores are kept, its weights are not."""
     kept = part.folder / "trial.json"
     if kept.is_file():
-        known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        return known
+        before: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return before
     arm = next(one for one in spec["arms"] if one["name"] == trial["arm"])
+    earlier = known.trial(arm, trial["change"], spec["seeds"][0])
+    if earlier is not None:
+        found, run = earlier
+        part.taken[part.name] = run
+        write_json(kept, found)
+        return found
     out = part.folder / "weights"
     request = _training(spec, arm, {**arm["parameters"], **trial["change"]}, spec["seeds"][0], out)
     result = tune(part, request | {"task": "", "suites": trial_suites(part.settings, spec)})
@@ -161,17 +197,19 @@ class _Part:
         points: tuple[int, int],
         share: tuple[float, float],
         extra: Mapping[str, Any],
+        taken: dict[str, int],
     ) -> None:
-        self.run, self.settings = context.run, context.settings
+        self.run, self.settings, self.recipe = context.run, context.settings, context.recipe
+        self.name, self.taken = name, taken
         self.folder = context.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._context, self._name, self._extra = context, name, extra
+        self._context, self._extra = context, extra
         self._first, self._count = points
         self._from, self._to = share
         self._started = time.monotonic()
 
     def report(self, fraction: float, phrase: str) -> None:
-        self._context.report(self._from + (self._to - self._from) * fraction, f"{self._name}, {phrase}")
+        self._context.report(self._from + (self._to - self._from) * fraction, f"{self.name}, {phrase}")
 
     def should_stop(self) -> bool:
         return self._context.should_stop()
@@ -189,6 +227,25 @@ class _Part:
 
     def known_point(self, recipe: str) -> tuple[Point, list[Outcome]] | None:
         return self._context.known_point(recipe)
+
+    def others(self, kind: str) -> list[Run]:
+        return self._context.others(kind)
+
+    def points_of(self, run: Run) -> list[Point]:
+        return self._context.points_of(run)
+
+    def outcomes_of(self, point: Point) -> list[Outcome]:
+        return self._context.outcomes_of(point)
+
+    def take(self, points: Sequence[Point], known: Known) -> None:
+        """Add points of another comparison as points of this one, where they are not here yet."""
+        here = {point.index for point in self.stored_points()}
+        for index, point in enumerate(points):
+            self.taken[self.name] = point.run
+            if index not in here:
+                details = {**point.details, **self._extra, "taken_from": point.run}
+                mine = replace(point, id=0, run=self.run, index=self._first + index, details=details)
+                self._context.add_point(mine, known.outcomes(point))
 
     def add_point(self, point: Point, answered: Sequence[Outcome]) -> None:
         if not self._count:

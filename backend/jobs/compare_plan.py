@@ -15,7 +15,7 @@ from backend.evaluation.presets import preset as find_preset
 from backend.jobs import planning
 from backend.jobs.forecast import SECONDS_PER_POINT
 from backend.jobs.grids import parse_grid
-from backend.jobs.named_suites import task_suite
+from backend.jobs.named_suites import chosen_suites, measured_with, task_suite
 from backend.jobs.tune_plan import plan_tune
 from backend.params import check_parameters
 from backend.registry import strategies
@@ -43,6 +43,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "task_only": {"correction": "none"},
     "random_task": {"task_choice": "random"},
     "losses_only": {"nu": 0.0},
+    "ref_sft_minus_base": {"ref_loss": "sft_minus_base"},
     "keep_0.75": {"keep_tokens": 0.75},
     "k_ref_8": {"k_ref": 8},
     "k_ref_30": {"k_ref": 30},
@@ -57,7 +58,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
     """See `backend.api.Studio.plan`; raises `UserError` naming the field."""
     names, seeds = _names(request.get("strategies")), _seeds(request.get("seeds", 3))
-    ablations, tuned = _flag(request, "ablations"), _flag(request, "tune")
+    ablations, tuned, reuse = (_flag(request, field) for field in ("ablations", "tune", "reuse"))
     if ablations and "dualselect" not in names:
         raise UserError("ablations", problem="they are variants of dualselect", remedy="Add it to the strategies.")
     if tuned and "sft" not in names:
@@ -91,7 +92,9 @@ def plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
         **{key: first.recipe[key] for key in ("model", "task_data", "references", "judges", "scorers", "decoding")},
         "suites": first.recipe["suites"],
         "strategies": {plan.recipe["strategy"]["name"]: plan.recipe["strategy"] for plan in plans},
+        **({"validation": _validation(settings, spec)} if tuned else {}),
     }
+    spec["reuse"] = reuse  # not in the recipe: what is taken over was made by the same one
     return Plan("compare", spec, recipe, planning.recipe_hash(recipe), _estimate(plans, spec), first.warnings)
 
 
@@ -107,6 +110,12 @@ def trial_suites(settings: Settings, spec: Mapping[str, Any]) -> list[str]:
         problem = f"{', '.join(missing) or 'the task'} has no validation suite"
         raise UserError("tune", problem=problem, remedy="Give the settings by hand.")
     return [str(path) for path in paths]
+
+
+def _validation(settings: Settings, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings are chosen on: the prompts of the validation twins."""
+    suites = chosen_suites(settings, {**spec, "task": "", "suites": trial_suites(settings, spec)})
+    return dict(measured_with(suites, spec)["suites"])
 
 
 def _trials(settings: Settings, spec: Mapping[str, Any]) -> list[dict[str, Any]]:

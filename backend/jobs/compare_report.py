@@ -79,7 +79,7 @@ def report(run: Run, measured: Sequence[Measured]) -> dict[str, Any]:
         "verdict": verdict(arms, merges),
         **{
             key: result[key]
-            for key in ("seconds", "checkpoints", "settings", "chosen", "rule", "trials")
+            for key in ("seconds", "checkpoints", "taken_from", "settings", "chosen", "rule", "trials")
             if key in result
         },
     }

@@ -242,7 +242,7 @@ _FIELDS = {
     ),
     "compare": (
         *("model", "task_data", "references", "strategies", "seeds", "settings", "training"),
-        *("task", "suites", "preset", "grid", "ablations", "tune"),
+        *("task", "suites", "preset", "grid", "ablations", "tune", "reuse"),
     ),
 }
 

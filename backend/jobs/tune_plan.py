@@ -74,7 +74,8 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "strategy": {"name": strategy.name, "paper": strategy.facts["paper"], "source": plugin_hash(strategy)},
         **named_suites.measured_with(suites, spec),
     }
-    estimate = _estimate(settings, model, spec["training"], sum(len(suite.rows) for suite in suites))
+    needs = strategy.function(**spec["parameters"]).needs
+    estimate = _estimate(settings, model, spec["training"], needs, sum(len(suite.rows) for suite in suites))
     check_room(settings, estimate)
     apart = keep_apart(rows.task, rows.references, held_out(settings, spec))
     _check_left(apart, rows, spec)
@@ -155,10 +156,16 @@ def _whole(request: Mapping[str, Any], field: str, default: int, most: int) -> i
     return int(str(value))
 
 
-def _estimate(settings: Settings, model: Checkpoint, training: Mapping[str, Any], prompts: int) -> Estimate:
-    """Six multiply-adds per weight and token, four with an adapter, and the measurement at the end."""
+def _estimate(
+    settings: Settings, model: Checkpoint, training: Mapping[str, Any], needs: frozenset[str], prompts: int
+) -> Estimate:
+    """Six multiply-adds per weight and token, four with an adapter, and the measurement at the end.
+
+    Without an adapter to switch off, a strategy that needs the start model keeps a copy of it.
+    """
     work = training["steps"] * training["batch"] * TOKENS_PER_ROW * (6 if training["full"] else 4) * model.parameters
     measuring = forecast(settings, model, points=1, prompts=prompts, memory=0)
-    memory = model.parameters * (20 if training["full"] else 5) + LIBRARIES
+    whole = 24 if "start_model" in needs else 20
+    memory = model.parameters * (whole if training["full"] else 5) + LIBRARIES
     disk = model.bytes * (5 if training["full"] else 1) // (1 if training["full"] else 10)
     return Estimate(work / flops_per_second(settings) + measuring.seconds, memory, disk + measuring.disk)

@@ -89,31 +89,29 @@ class Collector:
         self._direction = direction
         self._metric = metric
         self._keep = keep
-        self.dots: Tensor | None = None
-        self.squares: Tensor | None = None
         self.kept: dict[int, Tensor] = {}
+        self._dots: Tensor | None = None
+        self._lengths: list[Tensor] = []  # a layer's part each: adding all up once is cheaper
 
     def add(self, place: int, gradients: Tensor) -> None:
         """Take in one layer's gradients, [samples, outputs, inputs]."""
         flat = wide(gradients.flatten(1))
-        if self._metric is None:
-            weighted, squares = flat, torch.linalg.vector_norm(flat, dim=1).square()
-        else:
-            weighted = flat * self._metric[place].flatten()
-            squares = (flat * weighted).sum(1)
-        self.squares = squares if self.squares is None else self.squares + squares
+        weighted = flat if self._metric is None else flat * self._metric[place].flatten()
+        lengths = torch.linalg.vector_norm(flat, dim=1).square() if weighted is flat else (flat * weighted).sum(1)
+        self._lengths.append(lengths)
         if self._direction is not None:
-            dots = weighted @ self._direction[place].flatten()
-            self.dots = dots if self.dots is None else self.dots + dots
+            along = self._direction[place].flatten()
+            self._dots = weighted @ along if self._dots is None else self._dots.addmv_(weighted, along)
         if self._keep:
             self.kept[place] = gradients
 
     def scores(self, losses: Tensor) -> Scores:
         """What was collected, beside the losses it belongs to."""
-        if self.squares is None:
+        if not self._lengths:
             raise RunFailed("No layer handed in a gradient. Choose scores = single for this model.")
-        dots = torch.zeros_like(self.squares) if self.dots is None else self.dots
-        return Scores(wide(losses.detach()).cpu(), dots.cpu(), self.squares.clamp(min=0).sqrt().cpu())
+        squares = torch.stack(self._lengths).sum(0)
+        dots = torch.zeros_like(squares) if self._dots is None else self._dots
+        return Scores(wide(losses.detach()).cpu(), dots.cpu(), squares.clamp(min=0).sqrt().cpu())
 
 
 class PerSample(torch.autograd.Function):

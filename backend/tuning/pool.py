@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from backend.tuning.data import Example
 
 FLOOR, CEILING = 64, 1024
-REFRESH_SHARE = 0.11
-COST = 1.5  # of looking at a reference, in task rows: its gradient, and its loss before training
+REFRESH_SHARE = 0.09
+COST = 1.35  # of looking at a reference, in task rows: its gradient, and what the start model says
 HELPFUL = "benign"
 
 
 def pool_size(rows: int, batch: int, every: int, relative_length: float) -> int:
-    """M: as many references as 11 % of the training time allow, at least 64 and at most 1,024 or all.
+    """M: as many references as 9 % of the training time allow, at least 64 and at most 1,024 or all.
 
     Args:
         relative_length: tokens of a mean reference divided by those of a mean task row.
 
     >>> pool_size(600, 32, 100, 1.0), pool_size(5000, 8, 25, 4.0), pool_size(30, 16, 100, 1.0)
-    (234, 64, 30)
+    (213, 64, 30)
     """
     affordable = int(REFRESH_SHARE * batch * every / (COST * max(relative_length, 1e-6)))
     return min(rows, CEILING, max(FLOOR, affordable))

@@ -197,10 +197,17 @@ class Tools:
         losses: Losses | None = None,
         metric: Gradient | None = None,
     ) -> Scores:
-        """Loss, <g_i, direction> and |g_i| of every row; chunk by chunk, nothing is kept, whatever their number."""
-        parts = [self._score_chunk(part, direction, losses or self.losses, metric) for part in self.chunks(rows)]
+        """Loss, <g_i, direction> and |g_i| of every row; chunk by chunk, nothing is kept, whatever their number.
+
+        Rows of like length go through together, since every row of a chunk costs as much as its longest.
+        """
+        order = sorted(range(len(rows)), key=lambda one: len(rows[one].tokens))
+        back = torch.tensor(order).argsort()
+        chunks = self.chunks([rows[one] for one in order])
+        parts = [self._score_chunk(part, direction, losses or self.losses, metric) for part in chunks]
         norms = None if parts[0].norms is None else torch.cat([part.norms for part in parts if part.norms is not None])
-        return Scores(torch.cat([p.losses for p in parts]), torch.cat([p.dots for p in parts]), norms)
+        found = torch.cat([p.losses for p in parts]), torch.cat([p.dots for p in parts])
+        return Scores(found[0][back], found[1][back], None if norms is None else norms[back])
 
     def _score_chunk(
         self, rows: Sequence[Example], direction: Gradient, losses: Losses, metric: Gradient | None

@@ -84,8 +84,8 @@ class Window:
         shares = torch.split(weights.to(self._kept[0][0].device), [len(one) for one in self.tools.chunks(self.rows)])
         for place, parameter in enumerate(self.tools.parameters):
             sums = [
-                torch.tensordot(p.to(wide(kept[place]).dtype), wide(kept[place]), 1)
-                for p, kept in zip(shares, self._kept, strict=True)
+                (p.to(flat.dtype) @ flat).view_as(parameter)
+                for p, flat in zip(shares, (wide(kept[place].flatten(1)) for kept in self._kept), strict=True)
             ]
             total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
             parameter.grad = total.to(parameter.dtype)

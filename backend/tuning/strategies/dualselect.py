@@ -28,7 +28,7 @@ def dualselect(
     pool: Annotated[int, Between(0, 4096, "rows")] = 0,
     k_ref: Annotated[int, Between(0, 4096, "rows"), EveryPreset()] = 0,
     kind_quota: Annotated[float, Between(0, 1, "of the chosen")] = 0.5,
-    ref_loss: Literal["sft_minus_base", "sft", "kl"] = "sft_minus_base",
+    ref_loss: Literal["kl", "sft_minus_base", "sft"] = "kl",
     warmup: Annotated[int, Between(-1, 50, "steps"), EveryPreset()] = -1,
     refresh_every: Annotated[int, Between(0, 500, "steps")] = 0,
     turn_cos: Annotated[float, Between(-1, 0.95, "cosine")] = -1.0,
@@ -61,11 +61,12 @@ def dualselect(
         standardise: bring losses and cosines to one scale before adding them; off lets the losses rule.
         tau_ref: 0 chooses references sharply, larger weights them more softly.
         tau_task: 0 lets all kept samples count alike, larger prefers the more compatible ones.
-        pool: how many references are looked at per refresh; 0 spends a ninth of the training time, but looks at 64
+        pool: how many references are looked at per refresh; 0 spends a tenth of the training time, but looks at 64
             at least.
         k_ref: how many references protect at a time; 0 takes a tenth of all, at most half of the pool.
         kind_quota: the share of helpful answers among them, so that the model does not learn to refuse everything.
-        ref_loss: what forgotten means; a loss above the start model's, a high loss, or a drift of all its answers.
+        ref_loss: what forgotten means; kl is any drift from the start model's answers, sft_minus_base a loss above the
+            start model's, sft a high loss. Drifts also hold on to how often the start model refuses.
         warmup: plain steps before protection starts; -1 takes a twentieth of all, at most 10.
         refresh_every: steps until the references are chosen again; 0 takes an epoch, but 25 at least and 100 at most.
         turn_cos: choose again early when the training direction has turned below this cosine; -1 never, since with
@@ -79,7 +80,7 @@ def dualselect(
         task_choice: how task samples are kept; random keeps the same number of tokens without looking.
 
     >>> sorted(dualselect().needs), sorted(dualselect(rho=0, keep_tokens=1.0).needs)
-    (['references'], [])
+    (['references', 'start_model'], [])
     """
     rules = Rules(
         keep_tokens=keep_tokens,
