@@ -141,7 +141,7 @@ def merge_method(
         gives: "tensor" where the function returns θ; "step" where it returns τ and the engine forms θ = θ0 + knob·τ,
             so that a sweep computes τ once. Such a function does not read the knob; it may return (start, τ) where
             the walk starts elsewhere than at θ0. "blend" where it returns a `Blend`, the coefficients of
-            θ0 and θ1.
+            θ0 and θ1; what it asks of the tensors must not depend on the knob, since a sweep asks once.
         least: fine-tuned models that it needs, where that is more than the signature says; `why` is the reason.
         most: the same upwards.
         random: whether the seed matters.

@@ -23,7 +23,7 @@ from backend.checkpoints.guard import estimate_merge
 from backend.checkpoints.hashes import HashesAhead, file_hash, file_hashes
 from backend.checkpoints.reader import open_source
 from backend.errors import Cancelled, Interrupted, RunFailed
-from backend.merging import blocks, stream
+from backend.merging import arithmetic, blocks, stream
 from backend.merging.arithmetic import merge_block, merge_whole, rewrite, walked_step
 from backend.merging.blocks import over_blocks, spans
 from backend.merging.engine import merge_to_folder
@@ -122,6 +122,27 @@ def test_rows_of_the_donor_stay_bit_for_bit_wherever_blocks_are_cut(method: Plug
         assert bits(target) == bits(expected)
     else:
         assert method.name in ("slerp", "resta")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [20, 10_000], ids=["blocks", "whole"])
+def test_a_blend_asks_its_tensors_once_for_all_lambda(dtype: torch.dtype, size: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(arithmetic, "BLOCK", size)
+    generator = torch.Generator().manual_seed(7)
+    start = torch.randn(33, 17, generator=generator)
+    goal = start + 0.5 * torch.randn(33, 17, generator=generator)
+    bundle = Bundle.of(Place("layers.0.mlp.w", 2, 9), start.to(dtype), [goal.to(dtype)], {})
+    slerp, answers, rewritten = methods.get("slerp"), [], []
+    for lam in (0.3, 0.9, 0.0, 1.0, 0.3):
+        expected = merge_whole(bundle, slerp, {"lam": lam})
+        target = torch.full_like(bundle.aligned, 7.0)
+        walk = rewrite(bundle, slerp, {"lam": lam}, target, answers=answers)
+        found = (target, walk) if walk else merge_whole(bundle, slerp, {"lam": lam}, answers=answers)
+        assert (bits(found[0]), found[1]) == (bits(expected[0]), expected[1])
+        rewritten += [lam] if walk else []
+    assert rewritten == [0.9, 0.3], "not where it is asked the first time, nor at the ends"
+    monkeypatch.setattr(blocks, "_dots", None)  # what is known is not computed again
+    assert rewrite(bundle, slerp, {"lam": 0.5}, target, answers=answers)
 
 
 @pytest.fixture

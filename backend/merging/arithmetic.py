@@ -12,7 +12,7 @@ from backend.errors import UserError
 from backend.lazy import torch
 from backend.merging.blocks import BLOCK, Whole, over_blocks, spans
 from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle
-from backend.merging.ops import STRAIGHT, Walk, round_once
+from backend.merging.ops import STRAIGHT, Blend, Walk, round_once
 from backend.registry import Plugin
 
 if TYPE_CHECKING:
@@ -34,9 +34,18 @@ def merge_one(bundle: Bundle, method: Plugin, parameters: dict[str, Any], *, ste
 
 
 def merge_whole(
-    bundle: Bundle, method: Plugin, parameters: dict[str, Any], *, step: Step | None = None
+    bundle: Bundle,
+    method: Plugin,
+    parameters: dict[str, Any],
+    *,
+    step: Step | None = None,
+    answers: list[Any] | None = None,
 ) -> tuple[Tensor, Walk]:
-    """`merge_one` block by block, and how far it goes."""
+    """`merge_one` block by block, and how far it goes.
+
+    Args:
+        answers: what the method asked of this tensor before, see `over_blocks`.
+    """
     if left_alone(bundle, method):
         return bundle.aligned, Walk()
     merged, walk = torch.empty_like(bundle.aligned), Walk()
@@ -48,7 +57,7 @@ def merge_whole(
         known = None if step is None else tuple(None if part is None else _flat(part, begin, end) for part in step)
         return merge_block(bundle.block(begin, end, splits), method, parameters, whole, step=cast("Step | None", known))
 
-    parts = over_blocks(merged.numel(), len(cuts), visit)
+    parts = over_blocks(merged.numel(), len(cuts), visit, answers=answers)
     for (begin, end), (part, one) in zip(cuts, parts, strict=True):
         _flat(merged, begin, end).copy_(part.reshape(-1))
         walk += one
@@ -94,39 +103,72 @@ def merge_block(
 
 
 def rewrite(
-    bundle: Bundle, method: Plugin, parameters: dict[str, Any], target: Tensor, *, step: Step | None = None
-) -> bool:
-    """Write what `merge_one` gives straight into `target`, for what a sweep does most; False where that is not enough.
+    bundle: Bundle,
+    method: Plugin,
+    parameters: dict[str, Any],
+    target: Tensor,
+    *,
+    step: Step | None = None,
+    answers: list[Any] | None = None,
+) -> Walk | None:
+    """Write what `merge_one` gives straight into `target`, for what a sweep does most; None where that is not enough.
 
-    That is a straight walk between two tensors of one dtype, and a known step from the aligned tensor.
+    That is a straight walk between two tensors of one dtype, a known step from the aligned tensor, and a blend of two
+    of which all that it asks is known. Gives how far it goes; of a step its caller knows that.
     """
     start, knob = bundle.aligned, parameters[method.facts["knob"]]
     like = target.is_contiguous() and target.device == start.device
     if not like or bundle.largest > SURELY_FINITE or left_alone(bundle, method):
-        return False
+        return None
     if method.facts["straight"] and len(bundle.tuned) == 1:
         goal = bundle.tuned[0]
         if not goal.dtype == start.dtype == target.dtype:
-            return False
+            return None
         if knob in (0, 1):  # lerp would turn −0.0 into 0.0
             target.copy_(goal if knob else start)
         else:
             torch.lerp(start, goal, knob, out=target)
         _keep_tail(bundle, target)
-        return True
+        return STRAIGHT
+    if method.facts["gives"] == "blend" and answers and start.dtype != torch.float16:
+        return _rewrite_blend(bundle, method, parameters, target, answers)
     if step is None or step[0] is not None or start.dtype == torch.float16:
-        return False
+        return None
     if not knob:
         target.copy_(start)
-        return True
+        return STRAIGHT
     size = _block(start)
-    spare = torch.empty(min(size, start.numel()), dtype=torch.float32, device=start.device)
+    spare = _spare(start)
     parts = (torch.split(one.reshape(-1), size) for one in (start, step[1], target))
     for origin, direction, place in zip(*parts, strict=True):
         exact = torch.mul(direction, knob, out=spare[: len(direction)]).add_(origin)
         place.copy_(exact if place.dtype == start.dtype else exact.to(start.dtype))
     _keep_tail(bundle, target)
-    return True
+    return STRAIGHT
+
+
+def _rewrite_blend(
+    bundle: Bundle, method: Plugin, parameters: dict[str, Any], target: Tensor, answers: list[Any]
+) -> Walk | None:
+    start, goal = bundle.aligned, bundle.tuned[0]
+    cuts = spans(start.shape, method.facts["splits"], block=_block(start))
+    first = bundle.block(*cuts[0], method.facts["splits"])  # its coefficients are those of every block
+    blend: Blend = _call(Arguments(first, Whole(start.numel(), 0, len(cuts), answers)), method, parameters)
+    walk = blend.walk()
+    if walk is None or bundle.shared is not None:
+        return None
+    ours, theirs = _spare(start), _spare(start)
+    parts = (torch.split(one.reshape(-1), len(ours)) for one in (start, goal, target))
+    for origin, end, place in zip(*parts, strict=True):
+        here, there = ours[: len(origin)].copy_(origin), theirs[: len(origin)].copy_(end)
+        exact = here.mul_(blend.first).add_(there.mul_(blend.second))
+        place.copy_(exact if place.dtype == start.dtype else exact.to(start.dtype))
+    return walk
+
+
+def _spare(tensor: Tensor) -> Tensor:
+    """Room for a block in fp32."""
+    return torch.empty(min(_block(tensor), tensor.numel()), dtype=torch.float32, device=tensor.device)
 
 
 def step_of(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Step:

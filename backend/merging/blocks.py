@@ -66,11 +66,11 @@ class Whole:
     Made with nothing but a number of elements, it answers for a tensor that is handed over whole.
     """
 
-    def __init__(self, elements: int, index: int = 0, blocks: int = 1, answers: Sequence[Any] = ()) -> None:
+    def __init__(self, elements: int, index: int = 0, blocks: int = 1, answers: list[Any] | None = None) -> None:
         self.elements = elements
         self._index = index
         self._blocks = blocks
-        self._answers = answers
+        self._answers = [] if answers is None else answers
         self._asked = 0
 
     @property
@@ -122,15 +122,21 @@ class Whole:
     def _ask(self, part: Callable[[], Any], add: Callable[[Any, Any], Any], answer: Callable[[Any], Any]) -> Any:
         number = self._asked
         self._asked += 1
-        if self._blocks == 1:
-            return answer(part())
         if number < len(self._answers):
+            return self._answers[number]
+        if self._blocks == 1:
+            self._answers.append(answer(part()))
             return self._answers[number]
         raise Unanswered(part(), add, answer)
 
 
 def over_blocks(
-    elements: int, blocks: int, visit: Callable[[int, Whole], Any], run: Run = map, check: Callable[[], object] = int
+    elements: int,
+    blocks: int,
+    visit: Callable[[int, Whole], Any],
+    run: Run = map,
+    check: Callable[[], object] = int,
+    answers: list[Any] | None = None,
 ) -> Iterator[Any]:
     """What `visit` gives for each block in order, after as many rounds as the method has questions.
 
@@ -138,12 +144,13 @@ def over_blocks(
         visit: takes a block's number and its `Whole`.
         run: applies a function to numbers and gives the results in order, as `map` does.
         check: called after each block of each round; may raise to stop.
+        answers: what is known of the tensor already; filled with what is asked.
     """
-    answers: list[Any] = []
+    answers = [] if answers is None else answers
 
     def one(index: int) -> Any:
         try:
-            return visit(index, Whole(elements, index, blocks, tuple(answers)))
+            return visit(index, Whole(elements, index, blocks, answers))
         except Unanswered as question:
             return question.with_traceback(None)  # whose frames hold the block
 

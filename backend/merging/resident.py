@@ -12,7 +12,7 @@ from backend.errors import UserError
 from backend.lazy import torch
 from backend.merging.arithmetic import Step, left_alone, merge_whole, rewrite, walked_step
 from backend.merging.inputs import Bundle, Models
-from backend.merging.ops import STRAIGHT, Effect, Walk
+from backend.merging.ops import Effect, Walk
 from backend.merging.place import bare
 from backend.merging.survey import standings
 from backend.registry import Plugin
@@ -56,6 +56,7 @@ class ResidentPair:
             self._tensors[name] = models.read(name, seed=seed).to(device)
         self._ends = find_ends(models.names)
         self._steps: dict[str, tuple[Step, Walk]] = {}
+        self._answers: dict[str, list[Any]] = {}
         self._standings: dict[str, int] = {}
         self._prepared_for: tuple[str, dict[str, Any]] | None = None
 
@@ -121,21 +122,24 @@ class ResidentPair:
                     written[place] = name
         return effect.to_json()
 
-    @staticmethod
     def _merge(
-        held: Bundle, method: Plugin, parameters: dict[str, Any], step: Step | None, target: Tensor | None
+        self, held: Bundle, method: Plugin, parameters: dict[str, Any], step: Step | None, target: Tensor | None
     ) -> tuple[Tensor | None, Walk]:
         """The merged tensor, None where it is in `target` already, and how far it goes where no step says so."""
-        if target is not None and rewrite(held, method, parameters, target, step=step):
-            return None, STRAIGHT
-        return merge_whole(held, method, parameters, step=step)
+        # What a blend asks of its tensors is the same for every λ.
+        answers = self._answers.setdefault(held.place.name, []) if method.facts["gives"] == "blend" else None
+        if target is not None:
+            walk = rewrite(held, method, parameters, target, step=step, answers=answers)
+            if walk is not None:
+                return None, walk
+        return merge_whole(held, method, parameters, step=step, answers=answers)
 
     def _prepare(self, method: Plugin, parameters: dict[str, Any]) -> None:
         """Forget what belongs to other knobs than these, and survey the tensors where the method wants that."""
         knobs = {key: value for key, value in parameters.items() if key != method.facts["knob"]}
         if self._prepared_for != (method.name, knobs):
             bundles = (held for held in self._tensors.values() if isinstance(held, Bundle))
-            self._steps, self._standings = {}, standings(bundles, method, parameters)
+            self._steps, self._answers, self._standings = {}, {}, standings(bundles, method, parameters)
             self._prepared_for = (method.name, knobs)
 
     def _step(
