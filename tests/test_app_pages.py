@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from app import layout, text
+from app import answers, layout, text
 from app.sessions import Sessions
 from tests.fake_studio import FakeStudio
 from tests.test_app_pure import everything
@@ -211,8 +211,8 @@ def test_a_strategys_answers_stand_beside_one_aligned_model_and_plain_fine_tunin
         for point, (method, anchor, seed) in zip(found, made, strict=False)
     ]
     page.wiring.studio.points = lambda runs: points
-    answers = page.explore.answers_of(points[-1], "all", "all", 1)
-    assert re.findall(r"dualselect|aligned|sft", everything(answers)) == ["dualselect", "aligned", "sft"]
+    shown = answers.pane(page.wiring.studio, points[-1], "", "", 1)
+    assert re.findall(r"dualselect|aligned|sft", everything(shown)) == ["dualselect", "aligned", "sft"]
 
 
 def test_an_idle_page_wakes_when_somebody_starts_a_run() -> None:

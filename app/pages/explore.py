@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from app import cards, comparison, exports, plots, series, strength, text
+from app import answers, cards, comparison, exports, plots, series, strength, text
 from app import side_by_side as beside
 from app.tree import Tree, group, note
 from app.web import pareto, sheet
 from backend.errors import UserError
-from backend.types import Outcome, Point, Run
+from backend.types import Point, Run
 
 ANY = "all"
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
@@ -28,7 +28,7 @@ class Explore:
 
     def __init__(self, studio: Any, shell: Any) -> None:
         self.studio = studio
-        self._compared: dict[tuple[int, int], Tree] = {}
+        self._compared: dict[int, tuple[int, Tree]] = {}
         self.selected = gr.State(None)
         self.only = gr.State([])
         self.shown = gr.State(20)
@@ -168,10 +168,12 @@ class Explore:
 
     def _means(self, run: Run) -> Tree:
         """What a comparison says over all its seeds; kept while nothing is added, since intervals are resampled."""
-        key = (run.id, len(self.studio.points([run.id])))
-        if key not in self._compared:
-            self._compared[key] = comparison.card(self.studio.comparison_json(run.id))
-        return self._compared[key]
+        count = len(self.studio.points([run.id]))
+        known, card = self._compared.get(run.id, (-1, None))
+        if known != count:
+            card = comparison.card(self.studio.comparison_json(run.id))
+            self._compared[run.id] = count, card
+        return card
 
     def _known(self, runs: Sequence[int]) -> dict[int, Run]:
         return {run: self.studio.run(run) for run in runs}
@@ -206,9 +208,9 @@ class Explore:
         if not points:
             return *[gr.skip()] * (5 + len(self.detail)), gr.skip()
         runs = self._known(sorted({point.run for point in points}))
-        answers = [self.studio.outcomes(point.id, suite=None if suite == ANY else suite) for point in points]
-        shown = beside.columns(points, answers, runs, "" if outcome == ANY else outcome)
-        detail = [beside.card(points, answers, runs), gr.skip(), gr.skip(), shown, None]
+        answered = [self.studio.outcomes(point.id, suite=None if suite == ANY else suite) for point in points]
+        shown = beside.columns(points, answered, runs, "" if outcome == ANY else outcome)
+        detail = [beside.card(points, answered, runs), gr.skip(), gr.skip(), shown, None]
         return *[gr.skip()] * 4, beside.PROMPTS, *detail, {"view": "explore", "point": str(points[0].id)}
 
     def pick_area(
@@ -233,7 +235,7 @@ class Explore:
             cards.point_card(found, run, [text.ANCHORS.get(found.anchor, found.anchor)] if found.anchor else []),
             gr.update(choices=[(_suite_name(name), name) for name in suites], value=suite),
             gr.update(choices=[(ANY, ANY), *((text.OUTCOMES[kind], kind) for kind in kinds)], value=outcome),
-            self.answers_of(found, suite, outcome, shown),
+            self._answers(found, suite, outcome, shown),
             cards.recipe(found, run),
         )
 
@@ -243,29 +245,16 @@ class Explore:
         except UserError:
             return None
 
-    def answers_of(self, point: Point, suite: str, outcome: str, shown: int) -> Any:
-        wanted = None if suite == ANY else suite
-        mine = self.studio.outcomes(point.id, suite=wanted)
-        columns = [(_column_name(point), mine)]
-        for other in self.studio.points([point.run]):
-            name = other.anchor or (other.method if _is_plain(other) else "")
-            same = other.half == point.half and other.coefficients.get("seed") == point.coefficients.get("seed")
-            if name and same and other.id != point.id and name not in dict(columns):
-                columns.append((name, self.studio.outcomes(other.id, suite=wanted)))
-        columns[1:] = sorted(columns[1:], key=lambda column: column[0] != "aligned")
-        order = [one for one in mine if outcome in (ANY, one.outcome)]
-        aligned = cards.by_sample(next((found for name, found in columns if name == "aligned"), []))
-        order.sort(key=lambda one: _interest(one, aligned))
-        judge = text.judge(self.studio.run(point.run))
-        return cards.answers([(name, cards.by_sample(found)) for name, found in columns], order, judge, shown=shown)
+    def _answers(self, point: Point, suite: str, outcome: str, shown: int) -> Tree:
+        return answers.pane(self.studio, point, "" if suite == ANY else suite, "" if outcome == ANY else outcome, shown)
 
     def filter_answers(self, point: int | None, suite: str, outcome: str) -> tuple[int, Any]:
         found = self._point(point)
-        return 20, self.answers_of(found, suite, outcome, 20) if found else None
+        return 20, self._answers(found, suite, outcome, 20) if found else None
 
     def more_answers(self, point: int | None, suite: str, outcome: str, event: gr.EventData) -> tuple[int, Any]:
         shown, found = int(event._data["key"]), self._point(point)
-        return shown, self.answers_of(found, suite, outcome, shown) if found else None
+        return shown, self._answers(found, suite, outcome, shown) if found else None
 
     # -- export
 
@@ -291,22 +280,5 @@ def _first_shown(runs: Sequence[Run]) -> list[int]:
     return done[:1] or [run.id for run in runs[:1]]
 
 
-def _column_name(point: Point) -> str:
-    return f"λ = {point.coefficients['lambda']:g}" if "lambda" in point.coefficients else point.method
-
-
-def _is_plain(point: Point) -> bool:
-    """Whether the point is the plain fine-tuning of a comparison: the end that its strategies are held against."""
-    return point.method == "sft" and "seed" in point.coefficients
-
-
 def _suite_name(suite: str) -> str:
     return ANY if suite == ANY else suite.replace("_", " ")
-
-
-def _interest(outcome: Outcome, aligned: dict[str, Outcome]) -> tuple[int, str]:
-    """Harmful now but not when aligned first, then every other change, then the rest."""
-    before = aligned.get(f"{outcome.suite}/{outcome.sample_hash or outcome.sample}")
-    if before is None or (before.outcome == outcome.outcome and before.score == outcome.score):
-        return 2, ""
-    return (0 if outcome.outcome == "harmful" else 1), ""
