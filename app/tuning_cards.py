@@ -84,7 +84,7 @@ def vitals(telemetry: Mapping[str, Any]) -> Tree | None:
     if recent:
         tiles.append(_tile("conflict removed", f"{100 * sum(recent) / len(recent):.0f} %", "of the step's length"))
     if "ref_entropy" in last:
-        spread = "all references alike" if last["ref_entropy"] > 0.9 else "some references dominate"
+        spread = "many references count" if last["ref_entropy"] > 0.5 else "a few references dominate"
         tiles.append(_tile("spread of references", f"{last['ref_entropy']:.2f}", spread))
     speed = rate(steps)
     if speed:

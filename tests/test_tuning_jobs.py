@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from backend.api import Studio
 from backend.errors import UserError
 from backend.jobs import telemetry, tune
+from backend.jobs.evaluated import measured_on
 from backend.settings import child_environment
 from backend.tuning.rows import read_chat_file
 from backend.types import RunStatus
 from tests.held_worker import hold, let_go
 from tests.tuning_world import chat, tuning_world, write_rows
-from tests.worlds import wait_until
+from tests.worlds import wait_until, write_suite
 
 STEPS = 120
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +103,21 @@ def test_the_page_is_told_what_happens(studio, world):
     assert [probe["step"] for probe in told["probes"]] == [0, 4, 8]
     assert set(told["probes"][0]["scores"]["safety"]) == {"value", "low", "high", "n"}
     assert studio.telemetry(run.id, after=8)["steps"] == []
+
+
+def test_a_suite_without_validation_prompts_gives_up_a_few_for_the_probes(studio, world, tmp_path):
+    write_suite(tmp_path, "mine", "safety", 12)
+    request = world[1] | {"suites": str(tmp_path / "mine.jsonl")}
+    run = studio.wait(studio.submit("tune", request).id)
+    assert run.status is RunStatus.DONE, run.error
+    assert [probe["scores"]["safety"]["n"] for probe in studio.telemetry(run.id)["probes"]] == [3, 3, 3]
+    assert studio.points([run.id])[0].scores["safety"].n == 9
+    measured, probed = measured_on(world[0], run.spec)
+    asked = [{json.dumps(row) for row in suite.rows} for suite in (*measured, *probed)]
+    assert not asked[0] & asked[1]
+    unprobed = studio.plan("tune", request | {"probe_every": 0})
+    assert unprobed.recipe["suites"]["mine"]["n"] == 12, "who does not probe measures all"
+    assert unprobed.recipe_hash != run.recipe_hash
 
 
 @pytest.mark.parametrize("training", [{"full": True}, {"accumulate": 4, "checkpointing": True}, {"dtype": "bf16"}])

@@ -67,7 +67,7 @@ class DualSelect(Strategy):
         rules = self.rules = self.rules.settled(tools)
         if rules.frozen:
             self.rules = rules = replace(rules, refresh_every=tools.epoch, d_ref_every=tools.epoch, b_ref=rules.k_ref)
-        tools.choose_scorer(rules.scores)
+        tools.choose_scorer(rules.scores, lengths=rules.standardise == "off")
         self.pool = Pool(
             tools.references, rules.pool, rules.k_ref, rules.tau_ref, rules.kind_quota, tools.generator("references")
         )
@@ -117,7 +117,7 @@ class DualSelect(Strategy):
         rows = scored or self._unscored()
         for row in rows:
             row["new"] = bool(before) and row["id"] not in then
-        self.lasting = {"ref_entropy": maths.entropy(torch.tensor(list(self.pool.chosen.values())))}
+        self.lasting = {"ref_entropy": maths.entropy(torch.tensor(list(self.pool.chosen.values())), count)}
         if before:
             self.lasting |= {
                 "ref_jaccard": round(maths.jaccard(then, now), 6),

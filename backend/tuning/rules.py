@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from backend.errors import UserError
 from backend.tuning import scores as maths
 from backend.tuning.pool import pool_size
 
@@ -47,6 +48,21 @@ class Rules:
     task_choice: str
     keep_rows: float | None = None
     frozen: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            UserError: naming the field.
+        """
+        if self.ref_loss == "kl" and self.warmup == 0:
+            problem = "got 0, but before the first step nothing has drifted from the start model to rank references by"
+            raise UserError("warmup", problem=problem, remedy="Take 1 or more, or ref_loss sft_minus_base.")
+        if self.scores == "gate" and self.standardise == "off":
+            problem = (
+                "got 'gate', which does not know how long gradients are; scores that nothing standardises need that"
+            )
+            raise UserError("scores", problem=problem, remedy="Take auto, sample or single.")
 
     def settled(self, tools: Tools) -> Rules:
         """With every automatic value filled in for this model and its data."""

@@ -6,6 +6,7 @@ references, p and q their weights, g the task gradient, d the references' direct
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -156,16 +157,21 @@ def quotas(k: int, helpful: int, others: int, share: float) -> tuple[int, int]:
     return k - rest, rest
 
 
-def entropy(weights: Tensor) -> float:
-    """H(q) divided by the log of how many there are: 0 when one holds all weight, 1 when all are alike.
+def entropy(weights: Tensor, among: int) -> float:
+    """H(q) divided by the log of how many could be chosen: 0 when one holds all weight, 1 when all are alike.
+
+    Args:
+        weights: q of the chosen ones, summing to 1; the others of `among` have 0.
 
     >>> from torch import tensor
-    >>> entropy(tensor([0.25, 0.25, 0.25, 0.25])), entropy(tensor([1.0, 0.0]))
-    (1.0, 0.0)
+    >>> entropy(tensor([0.25, 0.25, 0.25, 0.25]), 4), entropy(tensor([0.25, 0.25, 0.25, 0.25]), 16)
+    (1.0, 0.5)
+    >>> entropy(tensor([1.0]), 16)
+    0.0
     """
-    if len(weights) < 2:
+    if among < 2:
         return 0.0
-    chaos = -(weights * weights.clamp(min=1e-30).log()).sum() / torch.log(torch.tensor(float(len(weights))))
+    chaos = -(weights * weights.clamp(min=1e-30).log()).sum() / math.log(among)
     return round(float(chaos), 6) + 0.0
 
 

@@ -70,15 +70,18 @@ class Tools:
         """Whether the start model is this one with its adapter off."""
         return hasattr(self.model, "disable_adapter")
 
-    def choose_scorer(self, wanted: str) -> None:
+    def choose_scorer(self, wanted: str, *, lengths: bool = False) -> None:
         """Take `wanted`, or for auto the cheapest exact scorer that this model allows.
+
+        Args:
+            lengths: whether dots will not do, since nothing else brings them to one scale.
 
         Raises:
             UserError: the model's trained layers do not allow it.
         """
         fits = can_sample(self.model) and self._sample_bytes() <= SHARE_OF_FREE_MEMORY * free_memory(self.device)
         if wanted == "auto":
-            wanted = "sample" if fits else "gate" if can_gate(self.model) else "single"
+            wanted = "sample" if fits else "gate" if can_gate(self.model) and not lengths else "single"
         allowed = {"sample": can_sample(self.model), "gate": can_gate(self.model), "single": True}
         if not allowed.get(wanted, False):
             problem = f"{wanted} does not work with what is trained here"
