@@ -139,16 +139,13 @@ def _cosine(steps: Sequence[Mapping[str, Any]]) -> list[Trace]:
 
 def _stable(steps: Sequence[Mapping[str, Any]], refreshes: Sequence[Mapping[str, Any]]) -> list[Trace]:
     """How much of the reference set stayed, as a staircase from refresh to refresh."""
-    found = [(r["step"], r["jaccard"], r.get("cause", "")) for r in refreshes if r.get("jaccard") is not None]
+    found = [(r["step"], r["jaccard"], _why(r)) for r in refreshes if r.get("jaccard") is not None]
     found = found or [(row["step"], row["ref_jaccard"], "") for row in steps if row.get("ref_jaccard") is not None]
     if not found:
         return []
     last = steps[-1]["step"] if steps else found[-1][0]
     ends = [*found, (max(last, found[-1][0]), found[-1][1], "")]
-    said = [
-        f"step {step}: {100 * kept:.0f} % kept" + (f", {words.CAUSES.get(why, why)}" if why else "")
-        for step, kept, why in ends
-    ]
+    said = [f"step {step}: {100 * kept:.0f} % kept{why}" for step, kept, why in ends]
     return [
         {
             "type": "scatter", "mode": "lines+markers", "x": [step for step, _, _ in ends],
@@ -157,6 +154,13 @@ def _stable(steps: Sequence[Mapping[str, Any]], refreshes: Sequence[Mapping[str,
             "marker": {"color": "@orange", "size": [8] * len(found) + [0.1]},
         }
     ]  # fmt: skip
+
+
+def _why(refresh: Mapping[str, Any]) -> str:
+    """Why the references were chosen anew, and how many of them would have stayed by chance."""
+    cause, chance = refresh.get("cause", ""), refresh.get("jaccard_chance")
+    said = words.CAUSES.get(cause, cause), "" if chance is None else f"{100 * chance:.0f} % by chance"
+    return "".join(f", {one}" for one in reversed(said) if one)
 
 
 def _probes(probes: Sequence[Mapping[str, Any]]) -> list[Trace]:

@@ -79,7 +79,8 @@ def vitals(telemetry: Mapping[str, Any]) -> Tree | None:
             _tile("cosine", f"{cosine:+.2f}", words.direction(cosine), "bad" if cosine < -words.SMALL_COSINE else "")
         )
     if "kept_tokens" in last:
-        tiles.append(_tile("answer text kept", f"{100 * last['kept_tokens']:.0f} %", "of this step's window"))
+        since = f"; {100 * last['kept_tokens_total']:.0f} % so far" if "kept_tokens_total" in last else ""
+        tiles.append(_tile("answer text kept", f"{100 * last['kept_tokens']:.0f} %", "of this step's window" + since))
     recent = [row["projected"] for row in steps[-50:] if "projected" in row]
     if recent:
         tiles.append(_tile("conflict removed", f"{100 * sum(recent) / len(recent):.0f} %", "of the step's length"))

@@ -165,12 +165,13 @@ def _step(step: int, dual: bool) -> dict[str, Any]:
     if dual and step > WARMUP:
         row |= {"loss_ref": 0.9 + 0.2 * math.cos(step / 6), "cos_task_ref": 0.4 * math.cos(step / 5)}
         row |= {"kept_tokens": 0.9 + 0.05 * math.sin(step), "ref_entropy": 0.8, "projected": 0.1}
+        row["kept_tokens_total"] = 0.9
     return row
 
 
 def _refresh(step: int) -> dict[str, Any]:
     first = {"step": step, "cause": "turned" if step == WARMUP + 2 * REFRESH else "interval", "seconds": 0.4}
-    return first if step == WARMUP else {**first, "jaccard": 0.5}
+    return first if step == WARMUP else {**first, "jaccard": 0.5, "jaccard_chance": 0.25}
 
 
 def _references(chosen: int) -> list[dict[str, Any]]:

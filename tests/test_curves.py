@@ -50,6 +50,12 @@ def test_the_cosine_is_red_exactly_where_it_is_negative() -> None:
     assert words.FIGHTS not in [trace["name"] for trace in curves.curves(kind)["figure"]["data"]]
 
 
+def test_what_stays_by_chance_stands_beside_what_stayed() -> None:
+    refreshes = [{"step": 3}, {"step": 9, "jaccard": 0.5, "jaccard_chance": 0.25, "cause": "interval"}]
+    (trace,) = curves._stable([{"step": 12}], refreshes)
+    assert trace["hovertext"][0].startswith("step 9: 50 % kept, 25 % by chance, ")
+
+
 def test_the_kept_share_is_drawn_against_its_target() -> None:
     layout = curves.curves(reported(), target=0.9)["figure"]["layout"]
     assert [shape["y0"] for shape in layout["shapes"] if shape["yref"] == "y3"] == [90.0]

@@ -191,6 +191,11 @@ def test_safegrad_keeps_its_identity(norm_match):
         assert float((g + found.pull * d) @ used) == pytest.approx(expected)
 
 
+def test_a_step_on_references_says_so():
+    steps = seen_in(tt.lora(), "lisa", {"k1": 1, "k2": 2, "free": 0.0}, steps=6)
+    assert [one.phase for one in steps] == ["references", "task", "task"] * 2
+
+
 def test_lisa_is_held_where_the_other_phase_ended():
     hooks = strategies.get("lisa").function(k1=1, k2=1, prox=1.0, free=0.0)
     tt.fit(tt.lora(), hooks=hooks, steps=3)

@@ -124,7 +124,8 @@ def _train(
 
     def report(now: Progress) -> None:
         done, last = now.step + 1, now.step + 1 == plan["steps"]
-        row = {"step": done, "loss_task": now.loss, "lr": now.lr, "grad_norm": now.grad_norm, "tokens_seen": now.tokens}
+        loss = "loss_task" if now.phase == "task" else "loss_ref"
+        row = {"step": done, loss: now.loss, "lr": now.lr, "grad_norm": now.grad_norm, "tokens_seen": now.tokens}
         events = [{**event, "step": event["step"] + 1} for event in now.events]
         recorder.step({key: round(value, 8) for key, value in (row | now.metrics).items()}, events, last=last)
         if spec["probe_every"] and (done % spec["probe_every"] == 0 or last):

@@ -77,6 +77,7 @@ class Progress(NamedTuple):
     tokens: int = 0
     metrics: dict[str, float] = {}
     events: list[Event] = []
+    phase: Phase = "task"
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
@@ -215,7 +216,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         strategy.refresh(step)
-        window = Window(self.tools, step, self._rows(strategy.phase(step)))
+        phase = strategy.phase(step)
+        window = Window(self.tools, step, self._rows(phase))
         self.optimizer.zero_grad(set_to_none=True)
         weights = strategy.weights(window)
         loss = window.plain(strategy.losses) if weights is None else window.combine(weights)
@@ -233,7 +235,7 @@ class _Run:
         self.step += 1
         self.tokens += sum(window.tokens)
         self.losses.append(loss)
-        return Progress(step, loss, rate, float(norm), self.tokens, strategy.metrics(), strategy.events())
+        return Progress(step, loss, rate, float(norm), self.tokens, strategy.metrics(), strategy.events(), phase)
 
     def _fill_gradients(self) -> None:
         """A strategy that corrects gradients gets one for every parameter; plain training leaves the unused alone."""
