@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from app import forms
+from backend.api import Studio
 from backend.errors import Paused, UserError
 from backend.params import check_parameters
 from backend.registry import strategies
@@ -132,7 +134,7 @@ def test_keep_ends_the_training_with_the_weights_as_they_are():
     assert tt.same(tt.weights(model), tt.weights(short))
 
 
-def test_a_strategy_in_a_file_of_its_own_is_in_the_registry(tmp_path, monkeypatch):
+def test_a_strategy_in_a_file_of_its_own_is_in_registry_catalogue_and_form(tmp_path, monkeypatch, settings):
     (tmp_path / "frozen.py").write_text(
         '"""Nothing moves."""\n'
         "from typing import Annotated\n"
@@ -154,6 +156,9 @@ def test_a_strategy_in_a_file_of_its_own_is_in_the_registry(tmp_path, monkeypatc
     try:
         plugin = strategies.get("frozen")
         assert [(one.name, one.help) for one in plugin.parameters] == [("strength", "how still.")]
+        listed = Studio(settings).catalogue()["strategies"]
+        assert "frozen" in [one["name"] for one in listed]
+        assert "strength" in [one["name"] for one in forms.shared(listed).parameters]
         model = tt.lora()
         tt.fit(model, "frozen", steps=1)
         others = tt.lora()

@@ -39,8 +39,11 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "random_references": {"reference_choice": "random"},
     "static_references": {"reference_choice": "static"},  # chosen once: no refresh
     "mean_references": {"reference_choice": "mean"},
+    "refresh_25": {"refresh_every": 25},
     "references_only": {"keep_tokens": 1.0},
     "task_only": {"correction": "none"},
+    "correction_add": {"correction": "add"},
+    "correction_agem": {"correction": "agem"},
     "random_task": {"task_choice": "random"},
     "losses_only": {"nu": 0.0},
     "ref_sft_minus_base": {"ref_loss": "sft_minus_base"},
