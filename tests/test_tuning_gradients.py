@@ -1,9 +1,11 @@
 """Scores from one backward pass against explicit gradients, one sample at a time."""
 
+import weakref
+
 import pytest
 import torch
 
-from backend.tuning.gradients import can_gate, can_sample
+from backend.tuning.gradients import Collector, can_gate, can_sample
 from backend.tuning.loop import save_memory
 from backend.tuning.window import Window
 from tests import tiny_tuning as tt
@@ -134,3 +136,25 @@ def test_the_start_model_is_the_one_before_training():
         after = tools.drifts(tools.task[:3]).detach()
         assert float(drift.detach().abs().max()) < 1e-3 or build is tt.lora
         assert float(after.min()) > 1e-4
+
+
+@pytest.mark.parametrize("scorer", ["sample", "single"])
+def test_scoring_a_pool_holds_one_chunk_of_gradients_however_large_it_is(scorer, monkeypatch):
+    tools = tt.tools(tt.lora())
+    tools.scorer, tools.chunk = scorer, 4
+    alive, peak = weakref.WeakSet(), 0
+    add = Collector.add
+
+    def counted(self, place, gradients):
+        nonlocal peak
+        alive.add(gradients)
+        peak = max(peak, sum(one.numel() for one in alive))
+        return add(self, place, gradients)
+
+    monkeypatch.setattr(Collector, "add", counted)
+    peaks = []
+    for count in (8, 48):
+        peak = 0
+        tools.score(tt.rows(count), tools.zeros())
+        peaks.append(peak)
+    assert peaks[0] == peaks[1] > 0
