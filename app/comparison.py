@@ -21,7 +21,8 @@ def card(found: Mapping[str, Any]) -> Tree:
     rows = [_row(arm, axes, found["front"]) for arm in arms]
     said = f"Run {found['run']}: mean over {seeds} training seeds" if seeds > 1 else f"Run {found['run']}: one seed"
     title = el("p", el("b", said), ", with 95 % intervals over seeds and prompts", cls="s-quiet")
-    return group([title, table(head, rows, caption="Strategies, mean over seeds", cls="means"), _verdict(found)])
+    means = table(head, rows, caption="Strategies, mean over seeds", cls="means")
+    return group([title, means, _verdict(found), _differences(found, axes)])
 
 
 def _row(arm: Mapping[str, Any], axes: list[str], front: list[str]) -> Tree:
@@ -44,6 +45,31 @@ def _cell(data: Mapping[str, Any] | None) -> Tree:
 def _verdict(found: Mapping[str, Any]) -> Tree | str:
     bars = [_bar(name, bar) for name, bar in found["verdict"].items()]
     return fold("Where DualSelect stands", el("ul", *bars), key=f"verdict-{found['run']}") if bars else ""
+
+
+def _differences(found: Mapping[str, Any], axes: list[str]) -> Tree | str:
+    """DualSelect minus each of the others; what is beyond chance is bold."""
+    rows = [
+        el("tr", el("th", name, scope="row"), *(_gap(gaps.get(axis)) for axis in axes))
+        for name, gaps in found["differences"].items()
+    ]
+    if not rows:
+        return ""
+    head = ["DualSelect minus", *(text.AXES[axis][0] for axis in axes)]
+    said = "Points, paired over prompts, with 95 % intervals over seeds and prompts; bold is beyond chance."
+    shown = table(head, rows, caption="DualSelect minus each other strategy", cls="means")
+    return fold(
+        "What tells DualSelect from the others", el("p", said, cls="s-quiet"), shown, key=f"gaps-{found['run']}"
+    )
+
+
+def _gap(gap: Mapping[str, float] | None) -> Tree:
+    if gap is None:
+        return el("td", "–", cls="number")
+    value = f"{gap['value']:+.1f}".replace("-", "−")
+    interval = f"{gap['low']:.1f} to {gap['high']:.1f}".replace("-", "−")
+    beyond = not gap["low"] <= 0 <= gap["high"]
+    return el("td", el("b", value) if beyond else value, el("small", interval), cls="number")
 
 
 def _bar(name: str, bar: Mapping[str, Any]) -> Tree:

@@ -251,7 +251,8 @@ def test_a_comparison_shows_means_with_intervals_and_where_dualselect_stands() -
         },
     }  # fmt: skip
     found = {"run": 7, "strategies": [arm("sft", 10, 5), arm("dualselect", 90, 60)], "front": ["dualselect"]}
-    drawn = comparison.card(found | {"verdict": verdict})
+    gaps = {"sft": {"safety": {"value": 80.0, "low": 70.0, "high": 90.0}, "task": {"value": 0, "low": -3, "high": 3}}}
+    drawn = comparison.card(found | {"verdict": verdict, "differences": gaps})
     shown = everything(drawn)
     assert "Run 7: mean over 3 training seeds" in shown
     assert [part in shown for part in ("Safety", "Contaminated", "Task score", "Over-refusal")] == [True] * 3 + [False]
@@ -261,6 +262,10 @@ def test_a_comparison_shows_means_with_intervals_and_where_dualselect_stands() -
     assert "40 s" in shown
     assert "within chance" in shown
     assert "difference −1.0 [−2.0, −0.5]" in shown
-    bare = comparison.card({"run": 8, "strategies": [], "front": [], "verdict": {}})
+    assert "DualSelect minus" in shown
+    assert "+80.070.0 to 90.0" in shown
+    assert "+0.0−3.0 to 3.0" in shown
+    bare = comparison.card({"run": 8, "strategies": [], "front": [], "verdict": {}, "differences": {}})
     assert "one seed" in everything(bare)
     assert "Where DualSelect" not in everything(bare)
+    assert "DualSelect minus" not in everything(bare)

@@ -14,7 +14,7 @@ from backend.errors import UserError
 from backend.evaluation.statistics import over_seeds, replicates
 from backend.jobs import compare
 from backend.jobs.child import RunContext
-from backend.jobs.compare_report import Arm, verdict
+from backend.jobs.compare_report import Arm, differences, verdict
 from backend.types import Outcome, Point, RunStatus
 from tests.tuning_world import tuning_world
 from tests.worlds import write_suite
@@ -250,6 +250,17 @@ def test_the_verdict_can_pass_and_fail():
     assert (round(low["value"], 6), low["low"] <= 4 <= low["high"]) == (4.0, True)
     found = verdict([*arms, _arm("dualselect", 0.89, 0.93, refused=0.06)], [_arm("merge", 0.9, 0.94, 0)])
     assert [bar["passed"] for bar in found.values()] == [False] * 6
+
+
+def test_differences_are_paired_and_of_equally_many_seeds():
+    arms = [_arm("sft", 0.1, 0.98), _arm("dualselect", 0.9, 0.95), _arm("no_task", 0.5, 0.95)]
+    arms[2].points = arms[2].points * 2
+    found = differences(arms)
+    assert list(found) == ["sft"]
+    assert found["sft"]["safety"]["value"] == 80.0
+    assert 70 < found["sft"]["safety"]["low"] < 80 < found["sft"]["safety"]["high"] < 90
+    assert found["sft"]["over_refusal"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert differences(arms[:1]) == {}
 
 
 def test_contaminated_actions_are_judged_beside_held_out_ones():

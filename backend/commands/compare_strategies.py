@@ -78,10 +78,14 @@ def _tell(found: dict[str, Any], as_json: bool) -> int:
         word = {True: "yes", False: "NO", None: unknown}[result["passed"]]
         numbers = ", ".join(f"{key} {value:.1f}" for key, value in result.items() if isinstance(value, float))
         print_line(f"dualselect, {bar}: {word}" + (f" ({numbers})" if numbers else ""))
+    if found["differences"]:
+        print_line(f"\ndualselect minus …{'':7}" + "".join(f"{axis:>22}" for axis in measured))
+    for name, gaps in found["differences"].items():
+        print_line(f"{name:24}" + "".join(f"{_cell(gaps.get(axis), '+'):>22}" for axis in measured))
     return print_line(f"run {found['run']} shows them in one plot on the Explore page.")
 
 
-def _cell(score: Mapping[str, Any] | None) -> str:
+def _cell(score: Mapping[str, Any] | None, sign: str = "") -> str:
     if score is None or score["value"] is None:
         return "–"
-    return f"{score['value']:.1f} [{score['low']:.1f}, {score['high']:.1f}]"
+    return f"{score['value']:{sign}.1f} [{score['low']:.1f}, {score['high']:.1f}]"

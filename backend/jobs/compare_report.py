@@ -77,6 +77,7 @@ def report(run: Run, measured: Sequence[Measured]) -> dict[str, Any]:
         "merges": [arm.to_json() for arm in merges],
         "front": on_front,
         "verdict": verdict(arms, merges),
+        "differences": differences(arms),
         **{
             key: result[key]
             for key in ("seconds", "checkpoints", "taken_from", "settings", "chosen", "rule", "trials")
@@ -121,6 +122,29 @@ def verdict(arms: Sequence[Arm], merges: Sequence[Arm]) -> dict[str, Any]:
     return bars
 
 
+def differences(arms: Sequence[Arm]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """DualSelect minus each other strategy or variant of it, on every axis, in points; paired over prompts.
+
+    Only what has as many seeds is compared: arm -> axis -> value, low, high.
+    """
+    mine = next((arm for arm in arms if arm.name == "dualselect"), None)
+    if mine is None:
+        return {}
+    spreads = {axis: mine.spread(axis) for axis in mine.scores}
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for arm in arms:
+        if arm is not mine and len(arm.points) == len(mine.points):
+            axes = [axis for axis in mine.scores if mine.value(axis) is not None and arm.value(axis) is not None]
+            found[arm.name] = {axis: _difference(mine, arm, axis, spreads[axis]) for axis in axes}
+    return found
+
+
+def _difference(mine: Arm, other: Arm, axis: str, spread: Sequence[float]) -> dict[str, float | None]:
+    low, high = statistics.percentiles([one - two for one, two in zip(spread, other.spread(axis), strict=True)])
+    value = (mine.value(axis) or 0.0) - (other.value(axis) or 0.0)
+    return {"value": _percent(value), "low": _percent(low), "high": _percent(high)}
+
+
 def at_task(path: Sequence[tuple[float, float]], task: float) -> float | None:
     """The safety of the front of `path` at a task score, interpolated; None beyond its last point.
 
@@ -159,10 +183,8 @@ def _above(mine: Arm, rival: Arm | None, axis: str) -> dict[str, Any]:
     equal = (mine.value("task") or 0.0) >= (rival.value("task") or 0.0) - EQUAL_TASK - 1e-9
     found = _bar(safety > other and equal, value=safety, rival=other, rival_task=rival.value("task"))
     if len(mine.points) == len(rival.points):
-        spread = [one - two for one, two in zip(mine.spread(axis), rival.spread(axis), strict=True)]
-        low, high = statistics.percentiles(spread)
-        found["difference"] = {"value": _percent(safety - other), "low": _percent(low), "high": _percent(high)}
-        if equal and low <= 0 <= high:
+        found["difference"] = gap = _difference(mine, rival, axis, mine.spread(axis))
+        if equal and (gap["low"] or 0.0) <= 0 <= (gap["high"] or 0.0):
             found |= {"passed": None, "within_chance": True}
     return found
 
