@@ -306,6 +306,7 @@ def estimate(plan: Plan) -> Tree:
     said = f"About {text.duration(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
     count = _grid_words(plan.spec.get("grid"))
     parts = [el("p", count, el("b", said))]
+    parts += [el("p", text.asked(plan.recipe), cls="s-quiet")] if text.asked(plan.recipe) else []
     parts += [note(warning, "warning") for warning in plan.warnings]
     if plan.stored_run is not None:
         known = f"This very recipe is already stored as run {plan.stored_run}. "

@@ -37,6 +37,11 @@ from backend.types import (
 from tests.fake_answers import TASKS, N, answered, wilson
 from tests.fake_tuning import NASTY, FakeTuning
 
+SUITES = [
+    {"name": prefix + axis, "axis": axis, "n": N, "judge": "rules", "plain": bool(prefix)}
+    for prefix in ("", "plain_")
+    for axis in ("safety", "over_refusal", "helpfulness", "task")
+]
 STEP_SECONDS = 0.4  # where a browser test sees it
 
 
@@ -135,7 +140,7 @@ class FakeStudio(FakeTuning):
                     for k in ("clean", "mixed")
                 ),
             ],
-            "suites": [],
+            "suites": SUITES,
             **self.tuning_catalogue(),
         }
 
@@ -162,6 +167,7 @@ class FakeStudio(FakeTuning):
             for named in full[field] if isinstance(full[field], list) else [full[field]]:
                 if not str(named).startswith("demo/"):
                     raise UserError(field, problem=f"no folder {named!r}", remedy="Pick one of the list.")
+        self.check_suites(full)
         known = [method["name"] for method in self.catalogue()["methods"]]
         if full["method"] not in known:
             raise unknown_name("method", full["method"], known)
@@ -297,6 +303,12 @@ class FakeStudio(FakeTuning):
         return {"device": "cpu, 2 threads", "state": state, "queue": max(0, len(live) - 1), "worker": True}
 
     def ensure_worker(self) -> None: ...
+
+    def check_suites(self, spec: Mapping[str, Any]) -> None:
+        known = [suite["name"] for suite in SUITES]
+        for name in filter(None, spec.get("suites", "").split(", ")):
+            if name not in known and not name.endswith(".jsonl"):
+                raise unknown_name("suite", name, known)
 
     # -- inside
     def _spec(self, spec: Mapping[str, Any]) -> dict[str, Any]:

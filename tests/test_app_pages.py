@@ -60,7 +60,16 @@ class Page:
             "second": "",
             "second_grid": "",
         }
-        values |= {"minutes": 10, "trials": 4, "density": 0.5, "extrapolate": 1.25, "weights": "", **changes}
+        values |= {
+            "minutes": 10,
+            "trials": 4,
+            "suites": "",
+            "own_suites": "",
+            "density": 0.5,
+            "extrapolate": 1.25,
+            "weights": "",
+            **changes,
+        }
         return list(values.values())
 
 

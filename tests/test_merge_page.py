@@ -65,6 +65,32 @@ def test_the_request_says_nothing_of_what_the_method_does_not_take(page: Page) -
     assert "lam" not in spec(page, "merge", method="lox", **extra)["parameters"]
 
 
+def test_a_pair_that_is_not_the_demos_is_measured_on_plain_prompts_unless_a_person_chose(page: Page) -> None:
+    plain = "plain_safety, plain_over_refusal, plain_helpfulness"
+    for kind in ("sweep", "search"):
+        assert "suites" not in spec(page, kind)
+        assert spec(page, kind, aligned="org/model")["suites"] == plain
+        assert spec(page, kind, suites="own", own_suites="plain_safety")["suites"] == "plain_safety"
+    assert "suites" not in spec(page, aligned="org/model", suites="micro-world")
+    assert "suites" not in spec(page, "merge", aligned="org/model")
+    wrong = page.form(suites="own", own_suites="plain_safty")
+    assert "plain_safety" in errors(page, page.merge.check(*wrong)[2:])["suites"]
+    assert [page.merge.fields.measured.show(one)["visible"] for one in ("plain", "own")] == [False, True]
+
+
+def test_a_plan_says_which_prompts_it_measures_on(settings: Any) -> None:
+    from backend.api import Studio
+
+    studio = Studio(settings)
+    plain = ", ".join(one["name"] for one in studio.catalogue()["suites"] if one["plain"] and one["axis"] != "task")
+    request = {"aligned": "demo/aligned", "tuned": "demo/code-mixed-sft", "task": "code", "suites": plain}
+    plan = studio.plan("sweep", request)
+    studio.close()
+    said = everything(cards.estimate(plan))
+    for name in ("plain_safety", "plain_over_refusal", "plain_helpfulness", "plain_code"):
+        assert f"{name} (" in said
+
+
 def test_a_second_number_makes_a_grid_and_the_estimate_counts_it(page: Page) -> None:
     update = page.merge.fields.show_second("ties", "density")
     assert (update["visible"], update["value"]) == (True, "0.1:0.9:3")

@@ -8,24 +8,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app import forms, text
+from app.pages.measured import Measured
 from app.web import sheet
 
-SLOTS = (
-    "aligned",
-    "tuned",
-    "unaligned",
-    "raw",
-    "safe",
-    "method",
-    "grid",
-    "task",
-    "preset",
-    "seed",
-    "minutes",
-    "lam",
-    "calibration",
-)
-HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 NOTHING = ""
 
 
@@ -50,6 +35,8 @@ class Fields(NamedTuple):
     second_grid: str
     minutes: float
     trials: float
+    suites: str
+    own_suites: str
     values: tuple[Any, ...]
 
     @classmethod
@@ -173,6 +160,8 @@ class Form:
         self.slot("task")
         self.slot("preset")
         self.slot("seed")
+        self.measured = Measured(self.catalogue["suites"])
+        self.slot("suites")
 
     def budget(self) -> None:
         """What a search may cost."""
@@ -199,7 +188,7 @@ class Form:
         return [
             self.aligned, self.tuned, self.method, self.grid, self.task, self.preset, self.seed, self.lam, self.out,
             self.more, *self.extras.values(), self.calibration, self.second,
-            self.second_grid, self.minutes, self.trials, *self.values,
+            self.second_grid, self.minutes, self.trials, *self.measured.inputs, *self.values,
         ]  # fmt: skip
 
     def summary(self, method: str) -> str | None:
@@ -249,11 +238,12 @@ class Form:
 
     def spec(self, kind: str, fields: Fields) -> dict[str, Any]:
         """The form as a request of `kind`: of the fields that the method does not take nothing is said."""
+        suites = self.measured.request(fields.aligned, fields.suites, fields.own_suites)
         if kind == "search":
             plain = self.by_name.get(fields.method, {}).get("knob", "lam") == "lam" and "=" not in fields.grid
             names = ("task", "preset", "seed", "minutes", "trials")
             asked = {name: getattr(fields, name) for name in names} | ({"grid": fields.grid} if plain else {})
-            return {"aligned": fields.aligned or "", "tuned": fields.tuned or "", **asked}
+            return {"aligned": fields.aligned or "", "tuned": fields.tuned or "", **asked, **suites}
         method = self.by_name.get(fields.method, {})
         several = forms.takes_several(method) and bool(fields.more)
         tuned: Any = [fields.tuned or "", *fields.more] if several else fields.tuned or ""
@@ -272,7 +262,7 @@ class Form:
         else:
             grid = fields.grid
         measured = {name: getattr(fields, name) for name in ("task", "preset", "seed")}
-        return {**request, "parameters": parameters, "grid": grid, **measured}
+        return {**request, "parameters": parameters, "grid": grid, **measured, **suites}
 
 
 def _preset(preset: Mapping[str, Any]) -> str:
