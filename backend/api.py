@@ -67,6 +67,10 @@ task_arithmetic, ties.
         """Methods, tasks, judges, presets, suites and checkpoints, as JSON; see `backend.catalogue`."""
         return catalogue_of.catalogue(self.settings)
 
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """The catalogue's checkpoints as they are now; only folders are listed, so a page may ask every few seconds."""
+        return catalogue_of.checkpoints(self.settings)
+
     def inspect(self, aligned: str, tuned: str | None = None) -> Inspection:
         """Headers, configs and tokenizers of one checkpoint or a pair; a bad pair is findings, not an exception.
 

@@ -86,6 +86,7 @@ class FakeStudio(FakeTuning):
     def __init__(self, step_seconds: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.step_seconds, self.clock, self.lock = step_seconds, clock, threading.RLock()
         self.busy = ""
+        self.written: dict[str, str] = {}  # checkpoints that came later: name -> role
         self.rows: dict[int, Run] = {}
         self.begun: dict[int, float] = {}
         for tuned, shift in (("tool-mixed-sft", 0.3), ("tool-clean-sft", 0.62), ("medical-mixed-sft", 0.4)):
@@ -132,17 +133,21 @@ class FakeStudio(FakeTuning):
                 {"name": "standard", "summary": "for a talk", "prompts": {"safety": 300}, "new_tokens": 64},
                 {"name": "report", "summary": "every prompt", "prompts": {"safety": None}, "new_tokens": 256},
             ],
-            "checkpoints": [
-                {"name": "demo/aligned", "role": "aligned", "task": "", "lineage": "", "parameters": 1_400_000},
-                *(
-                    {"name": f"demo/{t}-{k}-sft", "role": "fine-tuned", "task": t, "parameters": 1_400_000}
-                    for t in TASKS
-                    for k in ("clean", "mixed")
-                ),
-            ],
+            "checkpoints": self.checkpoints(),
             "suites": SUITES,
             **self.tuning_catalogue(),
         }
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        return [
+            {"name": "demo/aligned", "role": "aligned", "task": "", "lineage": "", "parameters": 1_400_000},
+            *(
+                {"name": f"demo/{t}-{k}-sft", "role": "fine-tuned", "task": t, "parameters": 1_400_000}
+                for t in TASKS
+                for k in ("clean", "mixed")
+            ),
+            *({"name": name, "role": role, "task": "", "parameters": 1_400_000} for name, role in self.written.items()),
+        ]
 
     def inspect(self, aligned: str, tuned: str | None = None) -> Inspection:
         rows, findings = [], []

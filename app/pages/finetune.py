@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import forms, run_cards, text, tuning_cards
+from app import checkpoints, forms, run_cards, text, tuning_cards
 from app import tuning_text as words
 from app.pages.measured import Measured
 from app.pages.tune_data import TuneData
@@ -54,9 +54,8 @@ class Finetune:
     # -- the form
 
     def _data(self) -> None:
-        names = [one["name"] for one in self.catalogue["checkpoints"]]
-        names.sort(key=lambda name: (name.split("/")[-1] != "aligned", "unaligned" in name))
-        self.model = self._choice("model", names, allow_custom_value=True)
+        found = checkpoints.trainable(self.catalogue["checkpoints"])
+        self.model = self._choice("model", found, allow_custom_value=True)
         self.data = TuneData(self.catalogue.get("data", []), self._choice)
 
     def _strategy(self) -> None:
@@ -134,6 +133,10 @@ class Finetune:
 
     def _slot(self, field: str) -> None:
         self.errors[field] = sheet(live=True, elem_classes="field-error", elem_id=f"tune-error-{field}")
+
+    def offered(self, found: checkpoints.Entries) -> dict[Any, list[str]]:
+        """What the drop-down of models has to choose from."""
+        return {self.model: checkpoints.trainable(found)}
 
     @property
     def form(self) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app import forms, text
+from app import checkpoints, forms, text
 from app.pages.measured import Measured
 from app.web import sheet
 
@@ -78,17 +78,14 @@ class Form:
 
     def _pair(self) -> None:
         found = self.catalogue["checkpoints"]
-        aligned = [c["name"] for c in found if c.get("role") in ("aligned", "unaligned", "merged")]
-        self.tunes = [c["name"] for c in found if c["name"].split("/")[-1] not in ("aligned", "unaligned")]
-        aligned.sort(key=lambda name: "unaligned" in name)
+        aligned, tunes = checkpoints.starts(found), checkpoints.tunes(found)
         self.aligned = gr.Dropdown(
-            aligned, value=aligned[0] if aligned else None, label="Aligned model (λ = 0)",
+            aligned, value=next(iter(aligned), None), label="Aligned model (λ = 0)",
             info="a demo name, a folder, or a Hub id", allow_custom_value=True,
         )  # fmt: skip
         self.slot("aligned")
-        favourite = next((n for n in self.tunes if n.endswith("tool-mixed-sft")), self.tunes[0] if self.tunes else None)
         self.tuned = gr.Dropdown(
-            self.tunes, value=favourite, label="Fine-tuned model (λ = 1)",
+            tunes, value=checkpoints.favourite(tunes), label="Fine-tuned model (λ = 1)",
             info="a full model or a LoRA adapter of it", allow_custom_value=True,
         )  # fmt: skip
         self.slot("tuned")
@@ -96,11 +93,13 @@ class Form:
 
     def _others(self, first: str) -> None:
         """Checkpoints that only some methods take."""
-        names = [c["name"] for c in self.catalogue["checkpoints"]]
+        found = self.catalogue["checkpoints"]
+        names = checkpoints.names(found)
         method = self.by_name.get(first, {})
         self.more = gr.Dropdown(
-            self.tunes, value=[], multiselect=True, allow_custom_value=True, visible=forms.takes_several(method),
-            label="More fine-tuned models", info="merged together with the one above",
+            checkpoints.tunes(found), value=[], multiselect=True, allow_custom_value=True,
+            visible=forms.takes_several(method), label="More fine-tuned models",
+            info="merged together with the one above",
         )  # fmt: skip
         self.extras = {}
         for role, info in text.EXTRAS.items():
@@ -194,6 +193,12 @@ class Form:
     def summary(self, method: str) -> str | None:
         """The method in a sentence."""
         return self.by_name.get(method, {}).get("summary")
+
+    def offered(self, found: checkpoints.Entries) -> dict[Any, list[str]]:
+        """What each drop-down of checkpoints has to choose from."""
+        tunes, names = checkpoints.tunes(found), checkpoints.names(found)
+        several = {self.tuned: tunes, self.more: tunes, **dict.fromkeys(self.extras.values(), names)}
+        return {self.aligned: checkpoints.starts(found), **several}
 
     # -- which fields are seen
 
