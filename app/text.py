@@ -117,6 +117,11 @@ OWN_SUITES_HELP = (
     "names, or paths of .jsonl files, with commas; one plain name among them and the task is asked in plain English too"
 )
 
+DONOR_TITLE = "Advanced: whose tokenizer"
+DONOR_LABEL = "Tokenizer from (donor)"
+DONOR_HELP = "also the chat template and the configuration; it matters where the two models differ in them"
+DONORS = {"aligned": "the aligned model", "fine_tuned": "the fine-tuned model"}
+
 EXTRA_LABELS = {"unaligned": "Unaligned twin", "raw": "Raw model", "safe": "Safety fine-tune"}
 CALIBRATION_LABEL = "Chats to calibrate on"
 CALIBRATION_HELP = "safe answers; the method measures what the aligned model attends to in them"

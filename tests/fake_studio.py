@@ -149,8 +149,9 @@ class FakeStudio(FakeTuning):
             *({"name": name, "role": role, "task": "", "parameters": 1_400_000} for name, role in self.written.items()),
         ]
 
-    def inspect(self, aligned: str, tuned: str | None = None) -> Inspection:
+    def inspect(self, aligned: str, tuned: str | None = None, *, donor: str = "aligned") -> Inspection:
         rows, findings = [], []
+        self.donor = donor
         for field, name in (("aligned", aligned), ("tuned", tuned)):
             if name is None:
                 continue

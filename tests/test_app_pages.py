@@ -65,6 +65,7 @@ class Page:
             "trials": 4,
             "suites": "",
             "own_suites": "",
+            "donor": "aligned",
             "density": 0.5,
             "extrapolate": 1.25,
             "weights": "",

@@ -78,6 +78,14 @@ def test_a_pair_that_is_not_the_demos_is_measured_on_plain_prompts_unless_a_pers
     assert [page.merge.fields.measured.show(one)["visible"] for one in ("plain", "own")] == [False, True]
 
 
+def test_the_tokenizer_may_come_from_the_fine_tuned_model(page: Page) -> None:
+    assert spec(page, "merge", donor="fine_tuned")["donor"] == spec(page, donor="fine_tuned")["donor"] == "fine_tuned"
+    assert "donor" not in spec(page, method="lox", donor="fine_tuned")
+    assert "donor" not in spec(page, "search", donor="fine_tuned")
+    page.merge.check(*page.form(donor="fine_tuned"))
+    assert page.studio.donor == "fine_tuned"  # the findings are those of the merge that is asked for
+
+
 def test_a_plan_says_which_prompts_it_measures_on(settings: Any) -> None:
     from backend.api import Studio
 

@@ -78,7 +78,7 @@ class Merge:
         looked = [form.search_estimate, self.errors["minutes"]]
         for asked in (self.searching.expand, form.minutes.blur, form.trials.blur):
             asked(self.check_search, self.form, looked, **last)
-        for field in (*form.extras.values(), form.calibration, *form.values):
+        for field in (*form.extras.values(), form.calibration, form.donor, *form.values):
             field.change(self.check, self.form, checked, **last)
         for field in (form.grid, form.second_grid, form.seed, form.out, form.measured.own):
             field.blur(self.check, self.form, checked, **last)
@@ -95,7 +95,8 @@ class Merge:
         found, errors, estimate = None, {}, None
         spec = self.fields.spec("sweep", fields)
         try:
-            inspected = self.studio.inspect(fields.aligned or "", fields.tuned or "" if spec["tuned"] else None)
+            tuned = fields.tuned or "" if spec["tuned"] else None
+            inspected = self.studio.inspect(fields.aligned or "", tuned, donor=fields.donor)
             found = cards.inspection(inspected)
             errors = {self._field(finding.field): finding.sentence for finding in reversed(inspected.errors)}
             if not errors:

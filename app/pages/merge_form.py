@@ -37,6 +37,7 @@ class Fields(NamedTuple):
     trials: float
     suites: str
     own_suites: str
+    donor: str
     values: tuple[Any, ...]
 
     @classmethod
@@ -71,6 +72,7 @@ class Form:
         self._parameters(first)
         self._grid(first)
         self._measuring()
+        self._donor()
 
     def slot(self, field: str) -> None:
         """A place for this field's error."""
@@ -162,6 +164,14 @@ class Form:
         self.measured = Measured(self.catalogue["suites"])
         self.slot("suites")
 
+    def _donor(self) -> None:
+        with gr.Accordion(text.DONOR_TITLE, open=False):
+            self.donor = gr.Dropdown(
+                [(words, name) for name, words in text.DONORS.items()], value="aligned", label=text.DONOR_LABEL,
+                info=text.DONOR_HELP, filterable=False,
+            )  # fmt: skip
+            self.slot("donor")
+
     def budget(self) -> None:
         """What a search may cost."""
         with gr.Row():
@@ -187,7 +197,7 @@ class Form:
         return [
             self.aligned, self.tuned, self.method, self.grid, self.task, self.preset, self.seed, self.lam, self.out,
             self.more, *self.extras.values(), self.calibration, self.second,
-            self.second_grid, self.minutes, self.trials, *self.measured.inputs, *self.values,
+            self.second_grid, self.minutes, self.trials, *self.measured.inputs, self.donor, *self.values,
         ]  # fmt: skip
 
     def summary(self, method: str) -> str | None:
@@ -257,6 +267,7 @@ class Form:
         parameters = forms.chosen(self.methods, fields.method, fields.values, skip="lam", several=several)
         request = {"aligned": fields.aligned or "", "tuned": tuned, "method": fields.method}
         request |= {role: getattr(fields, role) or "" for role in method.get("extras", ())}
+        request |= {"donor": fields.donor} if tuned else {}
         request |= {"calibration": fields.calibration or ""} if method.get("calibration") else {}
         if kind == "merge":
             lam = {"lam": fields.lam} if forms.has(method, "lam") else {}
