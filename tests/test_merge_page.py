@@ -121,6 +121,9 @@ def test_every_method_of_the_real_catalogue_is_offered_with_its_needs(settings: 
     labels = {method["name"]: forms.method_label(method) for method in methods}
     assert labels["safemerge"] == "safemerge · with raw and safe model"
     assert labels["model_stock"] == "model_stock · two or more fine-tunes"
+    grids = {method["name"]: forms.first_grid(method) for method in methods}
+    assert grids["linear"] == grids["ties"] == "0:1:11"
+    assert grids["nearswap"] == "0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03"
     assert set(text.EXTRAS) == {role for method in methods for role in method["extras"]}
 
 
