@@ -95,6 +95,8 @@ def test_a_plan_says_which_prompts_it_measures_on(settings: Any) -> None:
     plan = studio.plan("sweep", request)
     studio.close()
     said = everything(cards.estimate(plan))
+    assert "11 checkpoints: λ = 0, " in said
+    assert "11 checkpoints: t = 0, " in everything(cards.estimate(plan, "t"))
     for name in ("plain_safety", "plain_over_refusal", "plain_helpfulness", "plain_code"):
         assert f"{name} (" in said
 

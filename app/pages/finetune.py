@@ -102,7 +102,7 @@ class Finetune:
             self.probe_every = gr.Number(
                 25, precision=0, minimum=0, **self._labels("probe_every"), min_width=120, scale=2
             )
-            self.seed = gr.Number(0, precision=0, **self._labels("seed"), min_width=70, scale=1)
+            self.seed = gr.Number(0, precision=0, **self._labels("seed"), min_width=110, scale=1)
         for field in ("task", "probe_every", "seed"):
             if field != "task":
                 self._slot(field)

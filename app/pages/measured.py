@@ -17,13 +17,15 @@ class Measured:
     """A choice, and a line for other suites that is hidden until it is chosen."""
 
     def __init__(self, suites: Sequence[Mapping[str, Any]]) -> None:
-        self.plain = ", ".join(one["name"] for one in suites if one.get("plain") and one["axis"] != "task")
+        plain = [one for one in suites if one.get("plain") and one["axis"] != "task"]
+        plain.sort(key=lambda one: list(text.AXES).index(one["axis"]))
+        self.plain = ", ".join(one["name"] for one in plain)
         choices = [(text.SUITES[name], name) for name in (FITTING, MICRO_WORLD, PLAIN, OWN)]
         self.choice = gr.Dropdown(
             choices, value=FITTING, label=text.SUITES_LABEL, info=text.SUITES_HELP, filterable=False,
         )  # fmt: skip
         self.own = gr.Textbox(
-            self.plain, label=text.OWN_SUITES_LABEL, info=text.OWN_SUITES_HELP, visible=False, max_lines=1
+            self.plain, label=text.OWN_SUITES_LABEL, info=text.OWN_SUITES_HELP, visible=False, max_lines=3
         )
         self.choice.change(self.show, self.choice, self.own, **HIDDEN)
 

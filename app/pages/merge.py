@@ -100,7 +100,7 @@ class Merge:
             found = cards.inspection(inspected)
             errors = {self._field(finding.field): finding.sentence for finding in reversed(inspected.errors)}
             if not errors:
-                estimate = cards.estimate(self.studio.plan("sweep", spec))
+                estimate = cards.estimate(self.studio.plan("sweep", spec), self.fields.knob(fields.method))
         except StudioError as error:
             errors = {self._field_of(error): str(error)}
         return found, estimate, *self.slots(errors)

@@ -210,6 +210,10 @@ class Form:
         several = {self.tuned: tunes, self.more: tunes, **dict.fromkeys(self.extras.values(), names)}
         return {self.aligned: checkpoints.starts(found), **several}
 
+    def knob(self, method: str) -> str:
+        """The number that a sweep of this method turns."""
+        return str(self.by_name.get(method, {}).get("knob", "lam"))
+
     # -- which fields are seen
 
     @property
@@ -224,7 +228,7 @@ class Form:
         """The fields that this method needs, and no others."""
         method = self.by_name.get(name, {})
         several = forms.takes_several(method)
-        knob = method.get("knob", "lam")
+        knob = self.knob(name)
         kept = grid if grid in ("", *map(forms.first_grid, self.methods)) else None
         return [
             gr.update(info=self.summary(name)),
@@ -255,7 +259,7 @@ class Form:
         """The form as a request of `kind`: of the fields that the method does not take nothing is said."""
         suites = self.measured.request(fields.aligned, fields.suites, fields.own_suites)
         if kind == "search":
-            plain = self.by_name.get(fields.method, {}).get("knob", "lam") == "lam" and "=" not in fields.grid
+            plain = self.knob(fields.method) == "lam" and "=" not in fields.grid
             names = ("task", "preset", "seed", "minutes", "trials")
             asked = {name: getattr(fields, name) for name in names} | ({"grid": fields.grid} if plain else {})
             return {"aligned": fields.aligned or "", "tuned": fields.tuned or "", **asked, **suites}
@@ -273,7 +277,7 @@ class Form:
             lam = {"lam": fields.lam} if forms.has(method, "lam") else {}
             return {**request, "parameters": parameters | lam, "out": fields.out or "", "seed": fields.seed}
         if fields.second:
-            grid = fields.grid if "=" in fields.grid else f"{method.get('knob', 'lam')}={fields.grid}"
+            grid = fields.grid if "=" in fields.grid else f"{self.knob(fields.method)}={fields.grid}"
             grid = f"{grid}, {fields.second}={fields.second_grid}"
         else:
             grid = fields.grid
