@@ -93,19 +93,14 @@ class Finetune:
         )
 
     def _rest(self) -> None:
+        tasks = [(text.task(one["name"]), one["name"]) for one in self.catalogue["tasks"]]
+        first = "tool" if "tool" in [name for _, name in tasks] else ""
+        self.task = self._choice("task", [("safety only", ""), *tasks], value=first, filterable=False)
         with gr.Row():
-            tasks = [(text.task(one["name"]), one["name"]) for one in self.catalogue["tasks"]]
-            first = "tool" if "tool" in [name for _, name in tasks] else ""
-            self.task = self._choice(
-                "task", [("safety only", ""), *tasks], value=first, filterable=False, min_width=170, scale=3
-            )
-            self.probe_every = gr.Number(
-                25, precision=0, minimum=0, **self._labels("probe_every"), min_width=120, scale=2
-            )
-            self.seed = gr.Number(0, precision=0, **self._labels("seed"), min_width=110, scale=1)
-        for field in ("task", "probe_every", "seed"):
-            if field != "task":
-                self._slot(field)
+            self.probe_every = gr.Number(25, precision=0, minimum=0, **self._labels("probe_every"), min_width=120)
+            self.seed = gr.Number(0, precision=0, **self._labels("seed"), min_width=120)
+        for field in ("probe_every", "seed"):
+            self._slot(field)
         self.measured = Measured(self.catalogue["suites"])
         self._slot("suites")
         with gr.Accordion("Advanced: how the training runs", open=False):
