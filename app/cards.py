@@ -286,11 +286,11 @@ def _shown(key: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
 
 
-def _grid_words(grid: Any) -> str:
+def _grid_words(grid: Any, knob: str) -> str:
     """How many checkpoints a grid is, and which; an older plan has none."""
     if not grid:
         return ""
-    axes = grid if isinstance(grid, Mapping) else {"λ": grid}
+    axes = grid if isinstance(grid, Mapping) else {knob: grid}
     names = {"lam": "λ", "lambda": "λ"}
     said = [f"{names.get(name, name)} = {', '.join(f'{v:g}' for v in values)}" for name, values in axes.items()]
     count, sizes = 1, [len(values) for values in axes.values()]
@@ -300,12 +300,13 @@ def _grid_words(grid: Any) -> str:
     return f"{count} checkpoint{'s' if count > 1 else ''}{product}: {'; '.join(said)}. "
 
 
-def estimate(plan: Plan) -> Tree:
-    """What the planned run will take, and whether its result is here already."""
+def estimate(plan: Plan, knob: str = "lam") -> Tree:
+    """What the planned run will take, and whether its result is here already; `knob` is what its grid turns."""
     e = plan.estimate
     said = f"About {text.duration(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
-    count = _grid_words(plan.spec.get("grid"))
+    count = _grid_words(plan.spec.get("grid"), knob)
     parts = [el("p", count, el("b", said))]
+    parts += [el("p", text.asked(plan.recipe), cls="s-quiet")] if text.asked(plan.recipe) else []
     parts += [note(warning, "warning") for warning in plan.warnings]
     if plan.stored_run is not None:
         known = f"This very recipe is already stored as run {plan.stored_run}. "

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import cards, run_cards, text
+from app import cards, checkpoints, run_cards, text
 from app.pages import compare, explore, finetune, learn, merge, runs
 from app.telemetry import Telemetry
 from app.tree import el
@@ -33,7 +33,8 @@ class Shell:
     watching: gr.State
     memory: gr.BrowserState
     timer: gr.Timer  # while something is live
-    pulse: gr.Timer  # always: somebody else may have started a run
+    pulse: gr.Timer  # always: somebody else may have started a run, or written a checkpoint
+    offered: gr.State  # the checkpoints that this page has in its drop-downs
     telemetry: Telemetry
 
 
@@ -53,6 +54,7 @@ def build_app(studio: Any) -> gr.Blocks:
             gr.BrowserState(UNWATCHED, storage_key="dualselect-studio", secret="dualselect-studio"),
             gr.Timer(1.0, active=False),
             gr.Timer(5.0),
+            gr.State([]),
             Telemetry(studio),
         )  # fmt: skip
         built = {}
@@ -103,9 +105,12 @@ class Wiring:
             self.tick, view, [*around, *self.explore.drawing, self.explore.runs], show_progress="hidden",
             concurrency_limit=None, api_visibility="private",
         )  # fmt: skip
+        choices = [shell.offered, *self.offered([])]
+        page.load(self.offer, shell.offered, choices, **HIDDEN)
         shell.pulse.tick(
-            self.wake, None, shell.timer, show_progress="hidden", concurrency_limit=None, api_visibility="private"
-        )
+            self.wake, shell.offered, [shell.timer, *choices], show_progress="hidden", concurrency_limit=None,
+            api_visibility="private",
+        )  # fmt: skip
         clickable = (self.merge.live, self.merge.estimate, self.finetune.live, self.finetune.estimate)
         for words in (*clickable, self.runs.detail, shell.strip):
             words.act(self.act, [shell.watching, self.runs.chosen, self.explore.minimum], everything, **HIDDEN)
@@ -175,10 +180,25 @@ class Wiring:
     def _pair(self) -> tuple[str, str]:
         return self.merge.aligned.value or "", self.merge.tuned.value or ""
 
-    def wake(self) -> Any:
-        """Start the timer when something is live."""
+    def wake(self, offered: list[str]) -> list[Any]:
+        """Start the timer when something is live, and offer what was written meanwhile."""
         live = any(run.status.is_live for run in self.studio.runs())
-        return gr.update(active=True) if live else gr.skip()
+        return [gr.update(active=True) if live else gr.skip(), *self.offer(offered)]
+
+    def offer(self, offered: list[str]) -> list[Any]:
+        """The checkpoints as they are now in every drop-down, what is chosen kept; nothing where none is new or gone.
+
+        Asked every few seconds: whoever has a list open would lose their place in it for nothing.
+        """
+        found = self.studio.checkpoints()
+        names, choices = checkpoints.names(found), self.offered(found)
+        if names == offered:
+            return [gr.skip()] * (1 + len(choices))
+        return [names, *(gr.update(choices=one) for one in choices.values())]
+
+    def offered(self, found: checkpoints.Entries) -> dict[Any, list[str]]:
+        """Every drop-down of checkpoints with what it offers."""
+        return self.merge.fields.offered(found) | self.finetune.offered(found) | self.compare.offered(found)
 
     def tick(
         self, watching: int | None, chosen: int | None, drawn: list[int], minimum: float, selected: int | None,

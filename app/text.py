@@ -104,6 +104,24 @@ MAP_HELP = (
     "δ is what fine-tuning added to the aligned weights. Reading both models takes seconds, longer for large ones."
 )
 
+SUITES_LABEL = "Measured on"
+SUITES_HELP = "a demo model knows only the words of its micro-world, so any other is asked in plain English"
+SUITES = {
+    "": "what suits the model",
+    "micro-world": "the micro-world's prompts, for demo models",
+    "plain": "plain English prompts, for any model",
+    "own": "other prompts, also my own files",
+}
+OWN_SUITES_LABEL = "Suites"
+OWN_SUITES_HELP = (
+    "names, or paths of .jsonl files, with commas; one plain name among them and the task is asked in plain English too"
+)
+
+DONOR_TITLE = "Advanced: whose tokenizer"
+DONOR_LABEL = "Tokenizer from (donor)"
+DONOR_HELP = "also the chat template and the configuration; it matters where the two models differ in them"
+DONORS = {"aligned": "the aligned model", "fine_tuned": "the fine-tuned model"}
+
 EXTRA_LABELS = {"unaligned": "Unaligned twin", "raw": "Raw model", "safe": "Safety fine-tune"}
 CALIBRATION_LABEL = "Chats to calibrate on"
 CALIBRATION_HELP = "safe answers; the method measures what the aligned model attends to in them"
@@ -188,6 +206,19 @@ def hover(point: Point, judge: str = "") -> str:
 def measured(points: Sequence[Point]) -> list[str]:
     """The axes that a table of these points has columns for: those that any of them was measured on."""
     return [axis for axis in AXES if any(axis in point.scores for point in points)]
+
+
+def asked(recipe: Mapping[str, Any]) -> str:
+    """Which prompts a recipe measures on, by suite.
+
+    >>> asked({"suites": {"plain_safety": {"n": 50}, "plain_tool": {"n": 40}}})
+    'Measured on plain_safety (50 prompts), plain_tool (40 prompts).'
+    """
+    suites = recipe.get("suites")
+    if not isinstance(suites, Mapping) or not suites:
+        return ""
+    counted = [f"{name} ({suite['n']} prompts)" for name, suite in suites.items()]
+    return f"Measured on {', '.join(counted)}."
 
 
 def turned(point: Point) -> str:

@@ -40,6 +40,7 @@ def estimate(plan: Plan) -> Tree:
     e = plan.estimate
     said = f"About {text.duration(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
     parts: list[Any] = [el("p", el("b", said)), _schedule(plan.spec)]
+    parts += [el("p", text.asked(plan.recipe), cls="s-quiet")] if text.asked(plan.recipe) else []
     parts += [note(warning, "warning") for warning in plan.warnings]
     if plan.stored_run is not None:
         known = f"This very recipe is already stored as run {plan.stored_run}. "

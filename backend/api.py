@@ -67,8 +67,15 @@ task_arithmetic, ties.
         """Methods, tasks, judges, presets, suites and checkpoints, as JSON; see `backend.catalogue`."""
         return catalogue_of.catalogue(self.settings)
 
-    def inspect(self, aligned: str, tuned: str | None = None) -> Inspection:
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """The catalogue's checkpoints as they are now; only folders are listed, so a page may ask every few seconds."""
+        return catalogue_of.checkpoints(self.settings)
+
+    def inspect(self, aligned: str, tuned: str | None = None, *, donor: str = "aligned") -> Inspection:
         """Headers, configs and tokenizers of one checkpoint or a pair; a bad pair is findings, not an exception.
+
+        Args:
+            donor: whose tokenizer a merge of the pair gets, "aligned" or "fine_tuned".
 
         Raises:
             UserError: a checkpoint cannot be found or read at all.
@@ -77,7 +84,7 @@ task_arithmetic, ties.
         if not tuned:
             return Inspection((describe(first),))
         second = resolve(tuned, self.settings, field="tuned")
-        found = Inspection((describe(first), describe(second)), check_pair(first, second))
+        found = Inspection((describe(first), describe(second)), check_pair(first, second, donor=donor))
         return found if found.errors else replace(found, estimates=estimates(self.settings, first, second))
 
     def task_vector(self, aligned: str, tuned: str) -> list[LayerChange]:

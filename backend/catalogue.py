@@ -7,7 +7,7 @@ from typing import Any
 
 from backend.evaluation.presets import PRESETS
 from backend.jobs.datasets import data_sets
-from backend.jobs.named_suites import find_suite, suite_names
+from backend.jobs.named_suites import PLAIN, find_suite, suite_names
 from backend.jobs.planning import TUNING
 from backend.registry import judges, methods, strategies, tasks
 from backend.settings import Settings
@@ -19,7 +19,8 @@ def catalogue(settings: Settings) -> dict[str, Any]:
 
     A method has name, summary, paper, needs, parameters, the knob a sweep turns, how many fine-tuned models it takes
     ([least, most], most null for any number) with the reason where one is too few, and the checkpoints it needs beside
-    the pair; a task name, summary, suite, metric; a checkpoint name, role (unaligned, aligned, fine-tuned, merged),
+    the pair; a task name, summary, suite, metric; a suite name, axis, n, judge and whether it is
+    plain, for any model; a checkpoint name, role (unaligned, aligned, fine-tuned, merged),
     task and kind.
     """
     hidden = ("examples", "cases", "check", "survey")
@@ -35,7 +36,14 @@ def catalogue(settings: Settings) -> dict[str, Any]:
         "judges": [{key: value for key, value in plugin.to_json().items() if key not in hidden} for plugin in judges],
         "presets": [preset.to_json() for preset in PRESETS.values()],
         "suites": [
-            {"name": suite.name, "axis": suite.axis, "n": len(suite.rows), "judge": suite.judge} for suite in suites
+            {
+                "name": suite.name,
+                "axis": suite.axis,
+                "n": len(suite.rows),
+                "judge": suite.judge,
+                "plain": suite.name.startswith(PLAIN),
+            }
+            for suite in suites
         ],
         "strategies": [plugin.to_json() for plugin in sorted(strategies, key=lambda one: one.name != "dualselect")],
         "training": [parameter.to_json() for parameter in TRAINING],

@@ -37,6 +37,11 @@ from backend.types import (
 from tests.fake_answers import TASKS, N, answered, wilson
 from tests.fake_tuning import NASTY, FakeTuning
 
+SUITES = [
+    {"name": prefix + axis, "axis": axis, "n": N, "judge": "rules", "plain": bool(prefix)}
+    for prefix in ("", "plain_")
+    for axis in ("safety", "over_refusal", "helpfulness", "task")
+]
 STEP_SECONDS = 0.4  # where a browser test sees it
 
 
@@ -81,6 +86,7 @@ class FakeStudio(FakeTuning):
     def __init__(self, step_seconds: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.step_seconds, self.clock, self.lock = step_seconds, clock, threading.RLock()
         self.busy = ""
+        self.written: dict[str, str] = {}  # checkpoints that came later: name -> role
         self.rows: dict[int, Run] = {}
         self.begun: dict[int, float] = {}
         for tuned, shift in (("tool-mixed-sft", 0.3), ("tool-clean-sft", 0.62), ("medical-mixed-sft", 0.4)):
@@ -127,20 +133,25 @@ class FakeStudio(FakeTuning):
                 {"name": "standard", "summary": "for a talk", "prompts": {"safety": 300}, "new_tokens": 64},
                 {"name": "report", "summary": "every prompt", "prompts": {"safety": None}, "new_tokens": 256},
             ],
-            "checkpoints": [
-                {"name": "demo/aligned", "role": "aligned", "task": "", "lineage": "", "parameters": 1_400_000},
-                *(
-                    {"name": f"demo/{t}-{k}-sft", "role": "fine-tuned", "task": t, "parameters": 1_400_000}
-                    for t in TASKS
-                    for k in ("clean", "mixed")
-                ),
-            ],
-            "suites": [],
+            "checkpoints": self.checkpoints(),
+            "suites": SUITES,
             **self.tuning_catalogue(),
         }
 
-    def inspect(self, aligned: str, tuned: str | None = None) -> Inspection:
+    def checkpoints(self) -> list[dict[str, Any]]:
+        return [
+            {"name": "demo/aligned", "role": "aligned", "task": "", "lineage": "", "parameters": 1_400_000},
+            *(
+                {"name": f"demo/{t}-{k}-sft", "role": "fine-tuned", "task": t, "parameters": 1_400_000}
+                for t in TASKS
+                for k in ("clean", "mixed")
+            ),
+            *({"name": name, "role": role, "task": "", "parameters": 1_400_000} for name, role in self.written.items()),
+        ]
+
+    def inspect(self, aligned: str, tuned: str | None = None, *, donor: str = "aligned") -> Inspection:
         rows, findings = [], []
+        self.donor = donor
         for field, name in (("aligned", aligned), ("tuned", tuned)):
             if name is None:
                 continue
@@ -162,6 +173,7 @@ class FakeStudio(FakeTuning):
             for named in full[field] if isinstance(full[field], list) else [full[field]]:
                 if not str(named).startswith("demo/"):
                     raise UserError(field, problem=f"no folder {named!r}", remedy="Pick one of the list.")
+        self.check_suites(full)
         known = [method["name"] for method in self.catalogue()["methods"]]
         if full["method"] not in known:
             raise unknown_name("method", full["method"], known)
@@ -297,6 +309,12 @@ class FakeStudio(FakeTuning):
         return {"device": "cpu, 2 threads", "state": state, "queue": max(0, len(live) - 1), "worker": True}
 
     def ensure_worker(self) -> None: ...
+
+    def check_suites(self, spec: Mapping[str, Any]) -> None:
+        known = [suite["name"] for suite in SUITES]
+        for name in filter(None, spec.get("suites", "").split(", ")):
+            if name not in known and not name.endswith(".jsonl"):
+                raise unknown_name("suite", name, known)
 
     # -- inside
     def _spec(self, spec: Mapping[str, Any]) -> dict[str, Any]:

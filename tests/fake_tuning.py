@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -45,12 +45,12 @@ DUAL = [
 STRATEGIES = [
     {
         "name": "dualselect", "summary": "Choose references and task samples together.", "paper": "arXiv:2606.09866",
-        "parameters": DUAL, "needs": "reference data",
+        "parameters": DUAL, "needs": "references",
     },
     {"name": "sft", "summary": "Learn from every row.", "paper": "", "parameters": [], "needs": ""},
     {
         "name": "random_reference", "summary": "Draw the references at random.", "paper": "arXiv:2606.09866",
-        "parameters": DUAL[1:], "needs": "reference data",
+        "parameters": DUAL[1:], "needs": "references",
     },
 ]  # fmt: skip
 TRAINING = [
@@ -78,6 +78,7 @@ class FakeTuning:
 
     rows: dict[int, Run]
     lock: threading.RLock
+    check_suites: Callable[[Mapping[str, Any]], None]
 
     def tuning_catalogue(self) -> dict[str, Any]:
         return {"strategies": STRATEGIES, "training": TRAINING, "data": DATA}
@@ -99,6 +100,7 @@ class FakeTuning:
             raise UserError(
                 "lr", got=full["training"]["lr"], allowed="a number above 0", remedy="The default is 2e-05."
             )
+        self.check_suites(full)
         declared = next(one["parameters"] for one in STRATEGIES if one["name"] == full["strategy"])
         full["parameters"] = {one["name"]: one["default"] for one in declared} | dict(full["parameters"])
         full["training"] = {one["name"]: one["default"] for one in TRAINING} | dict(full["training"])

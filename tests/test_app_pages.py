@@ -60,7 +60,17 @@ class Page:
             "second": "",
             "second_grid": "",
         }
-        values |= {"minutes": 10, "trials": 4, "density": 0.5, "extrapolate": 1.25, "weights": "", **changes}
+        values |= {
+            "minutes": 10,
+            "trials": 4,
+            "suites": "",
+            "own_suites": "",
+            "donor": "aligned",
+            "density": 0.5,
+            "extrapolate": 1.25,
+            "weights": "",
+            **changes,
+        }
         return list(values.values())
 
 
@@ -217,9 +227,25 @@ def test_a_strategys_answers_stand_beside_one_aligned_model_and_plain_fine_tunin
 
 def test_an_idle_page_wakes_when_somebody_starts_a_run() -> None:
     page = Page()
-    assert "active" not in page.wiring.wake()
+    assert "active" not in page.wiring.wake([])[0]
     page.merge.starter("sweep")(None, *page.form())
-    assert page.wiring.wake()["active"] is True
+    assert page.wiring.wake([])[0]["active"] is True
+
+
+def test_a_checkpoint_that_was_written_meanwhile_is_offered_everywhere_and_choices_stay() -> None:
+    page = Page()
+    known, *first = page.wiring.offer([])
+    assert first[0]["choices"] == ["demo/aligned"]
+    assert not any("choices" in one for one in page.wiring.wake(known)[2:])
+    page.studio.written = {"merge-7": "merged", "tune-8": "fine-tuned"}
+    _, known, *updates = page.wiring.wake(known)
+    offered = dict(zip(page.wiring.offered([]), updates, strict=True))
+    assert not any("value" in one for one in updates)
+    for start in (page.merge.aligned, page.compare.aligned):
+        assert offered[start]["choices"] == ["demo/aligned", "merge-7"]
+    for tuned in (page.merge.tuned, page.merge.fields.more, page.compare.tuned, page.finetune.model):
+        assert offered[tuned]["choices"][-2:] == ["merge-7", "tune-8"]
+    assert known[-2:] == ["merge-7", "tune-8"]
 
 
 def test_cancel_and_restart_say_what_was_kept() -> None:

@@ -22,7 +22,7 @@ class Tuning(Page):
 
     def filled(self, **changes: Any) -> list[Any]:
         fields = ["model", "task_data", "references", "own_task", "own_references", "strategy", "task", "probe_every"]
-        fields += ["seed", "out", *(one["name"] for one in self.finetune.training)]
+        fields += ["seed", "out", "suites", "own_suites", *(one["name"] for one in self.finetune.training)]
         fields += [one["name"] for one in self.finetune.settings.parameters]
         values = dict(zip(fields, [getattr(part, "value", None) for part in self.finetune.form], strict=True))
         unknown = set(changes) - set(values)
@@ -68,6 +68,32 @@ def test_only_what_a_person_changed_is_sent(page: Tuning) -> None:
     assert (spec["parameters"], spec["training"]) == ({"rho": 0.5}, {"steps": 80})
 
 
+def test_a_model_that_is_not_the_demos_is_measured_on_plain_prompts_unless_a_person_chose(page: Tuning) -> None:
+    plain = "plain_safety, plain_over_refusal, plain_helpfulness"
+
+    def suites(**changes: Any) -> Any:
+        return page.finetune.spec(*page.filled(**changes)).get("suites")
+
+    assert suites() is None
+    assert suites(model="org/model") == plain
+    assert suites(suites="plain") == plain
+    assert suites(model="org/model", suites="micro-world") is None
+    assert suites(suites="own", own_suites="plain_safety, mine.jsonl") == "plain_safety, mine.jsonl"
+    assert suites(model="org/model", suites="own", own_suites=" ") == plain
+
+
+def test_references_are_suggested_for_demo_data_and_sent_only_where_they_are_read(page: Tuning) -> None:
+    suggest = page.finetune.data.suggest
+    assert page.finetune.data.sets["references"].value == "demo/references"
+    assert suggest("mine.jsonl", None, "demo/references")["value"] is None
+    assert suggest("demo/tool-mixed", "/upload/mine.jsonl", "demo/references")["value"] is None
+    assert suggest("demo/tool-clean", None, None)["value"] == "demo/references"
+    assert "value" not in suggest("mine.jsonl", None, "good.jsonl")
+    assert page.finetune.spec(*page.filled())["references"] == "demo/references"
+    assert "references" not in page.finetune.spec(*page.filled(strategy="sft"))
+    assert [page.finetune.show_references(name)["visible"] for name in ("sft", "dualselect")] == [False, True]
+
+
 def test_the_released_preset_sends_what_still_counts_and_hides_the_rest(page: Tuning) -> None:
     given = page.finetune.spec(*page.filled(preset="released", rho=0.5, keep_tokens=0.7))["parameters"]
     assert given == {"preset": "released", "rho": 0.5}
@@ -98,6 +124,7 @@ def test_a_strategy_shows_its_own_settings_and_siblings_share_them(page: Tuning)
         ({"references": "demo/nothing"}, "references"),
         ({"strategy": "dualselct"}, "strategy"),
         ({"rho": 1.95}, "parameters"),
+        ({"suites": "own", "own_suites": "plain_safty"}, "suites"),
         ({"lr": -1.0}, "training"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backend.api import Studio
 from backend.checkpoints.guard import check_pair, estimate_merge, estimate_resident, raise_errors
 from backend.checkpoints.resolve import resolve
 from backend.checkpoints.space import check_memory, check_space, free_memory
@@ -128,6 +129,15 @@ def test_a_broken_and_a_missing_tokenizer(tmp_path: Path, check) -> None:
     assert "tokenizer.json is not readable. Save the tokenizer again" in sentences(check(tuned))
     (tuned / "tokenizer.json").unlink()
     assert "has no tokenizer.json: its vocabulary cannot be compared" in sentences(check(tuned), "warning")
+
+
+def test_an_inspection_speaks_of_the_donor_that_was_chosen(settings, tmp_path: Path, aligned: Path) -> None:
+    tuned = tiny.folder(tmp_path / "b", template=tiny.TEMPLATE + " ")
+    studio = Studio(settings)
+    for donor, who in (("aligned", "aligned"), ("fine_tuned", "fine-tuned")):
+        found = studio.inspect(str(aligned), str(tuned), donor=donor)
+        assert f"every point is asked with the {who} one's" in sentences(found.findings, "warning")
+    studio.close()
 
 
 def test_templates_dtypes_and_settings_that_differ_are_warnings(tmp_path: Path, check) -> None:

@@ -65,6 +65,42 @@ def test_the_request_says_nothing_of_what_the_method_does_not_take(page: Page) -
     assert "lam" not in spec(page, "merge", method="lox", **extra)["parameters"]
 
 
+def test_a_pair_that_is_not_the_demos_is_measured_on_plain_prompts_unless_a_person_chose(page: Page) -> None:
+    plain = "plain_safety, plain_over_refusal, plain_helpfulness"
+    for kind in ("sweep", "search"):
+        assert "suites" not in spec(page, kind)
+        assert spec(page, kind, aligned="org/model")["suites"] == plain
+        assert spec(page, kind, suites="own", own_suites="plain_safety")["suites"] == "plain_safety"
+    assert "suites" not in spec(page, aligned="org/model", suites="micro-world")
+    assert "suites" not in spec(page, "merge", aligned="org/model")
+    wrong = page.form(suites="own", own_suites="plain_safty")
+    assert "plain_safety" in errors(page, page.merge.check(*wrong)[2:])["suites"]
+    assert [page.merge.fields.measured.show(one)["visible"] for one in ("plain", "own")] == [False, True]
+
+
+def test_the_tokenizer_may_come_from_the_fine_tuned_model(page: Page) -> None:
+    assert spec(page, "merge", donor="fine_tuned")["donor"] == spec(page, donor="fine_tuned")["donor"] == "fine_tuned"
+    assert "donor" not in spec(page, method="lox", donor="fine_tuned")
+    assert "donor" not in spec(page, "search", donor="fine_tuned")
+    page.merge.check(*page.form(donor="fine_tuned"))
+    assert page.studio.donor == "fine_tuned"  # the findings are those of the merge that is asked for
+
+
+def test_a_plan_says_which_prompts_it_measures_on(settings: Any) -> None:
+    from backend.api import Studio
+
+    studio = Studio(settings)
+    plain = ", ".join(one["name"] for one in studio.catalogue()["suites"] if one["plain"] and one["axis"] != "task")
+    request = {"aligned": "demo/aligned", "tuned": "demo/code-mixed-sft", "task": "code", "suites": plain}
+    plan = studio.plan("sweep", request)
+    studio.close()
+    said = everything(cards.estimate(plan))
+    assert "11 checkpoints: λ = 0, " in said
+    assert "11 checkpoints: t = 0, " in everything(cards.estimate(plan, "t"))
+    for name in ("plain_safety", "plain_over_refusal", "plain_helpfulness", "plain_code"):
+        assert f"{name} (" in said
+
+
 def test_a_second_number_makes_a_grid_and_the_estimate_counts_it(page: Page) -> None:
     update = page.merge.fields.show_second("ties", "density")
     assert (update["visible"], update["value"]) == (True, "0.1:0.9:3")
@@ -87,6 +123,9 @@ def test_every_method_of_the_real_catalogue_is_offered_with_its_needs(settings: 
     labels = {method["name"]: forms.method_label(method) for method in methods}
     assert labels["safemerge"] == "safemerge · with raw and safe model"
     assert labels["model_stock"] == "model_stock · two or more fine-tunes"
+    grids = {method["name"]: forms.first_grid(method) for method in methods}
+    assert grids["linear"] == grids["ties"] == "0:1:11"
+    assert grids["nearswap"] == "0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03"
     assert set(text.EXTRAS) == {role for method in methods for role in method["extras"]}
 
 

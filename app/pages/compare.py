@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import cards, text
+from app import cards, checkpoints, text
 from app.sessions import FIRST_LAM, Sessions
 from app.tree import el, note
 from app.web import knob, sheet
@@ -34,24 +34,23 @@ def build(studio: Any, shell: Any) -> Compare:
 class Compare:
     def __init__(self, studio: Any, shell: Any) -> None:
         self.studio, self.sessions = studio, Sessions()
-        found = studio.catalogue()["checkpoints"]
-        aligned = sorted(
-            (c["name"] for c in found if c.get("role") in ("aligned", "unaligned")), key=lambda n: "unaligned" in n
-        )
-        tuned = [c["name"] for c in found if c["name"].split("/")[-1] not in ("aligned", "unaligned")]
-        favourite = next((name for name in tuned if name.endswith("tool-mixed-sft")), tuned[0] if tuned else None)
+        found = studio.checkpoints()
+        aligned, tuned = checkpoints.starts(found), checkpoints.tunes(found)
         self.examples = gr.State([])
         self.ticket = gr.State(0)
         with gr.Column(elem_classes="s-panel studio-column"):
             with gr.Row():
                 self.aligned = gr.Dropdown(
                     aligned,
-                    value=aligned[0] if aligned else None,
+                    value=next(iter(aligned), None),
                     label="Aligned model (λ = 0)",
                     allow_custom_value=True,
                 )
                 self.tuned = gr.Dropdown(
-                    tuned, value=favourite, label="Fine-tuned model (λ = 1)", allow_custom_value=True
+                    tuned,
+                    value=checkpoints.favourite(tuned),
+                    label="Fine-tuned model (λ = 1)",
+                    allow_custom_value=True,
                 )
             with gr.Row():
                 self.prompt = gr.Textbox(
@@ -76,6 +75,10 @@ class Compare:
             value="", label="Mark changed words of the merge",
         )  # fmt: skip
         self._wire(shell)
+
+    def offered(self, found: checkpoints.Entries) -> dict[Any, list[str]]:
+        """What each drop-down of checkpoints has to choose from."""
+        return {self.aligned: checkpoints.starts(found), self.tuned: checkpoints.tunes(found)}
 
     @property
     def outputs(self) -> list[Any]:

@@ -6,8 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from app import forms, run_cards, text, tuning_cards, uploads
+from app import checkpoints, forms, run_cards, text, tuning_cards
 from app import tuning_text as words
+from app.pages.measured import Measured
+from app.pages.tune_data import TuneData
 from app.pages.tuning_view import TuningView
 from app.tree import el, note
 from app.web import sheet
@@ -17,7 +19,7 @@ from backend.types import Run
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 FIELDS = (
     "model", "task_data", "references", "strategy", "parameters", "training", "task", "probe_every", "seed", "out",
-    "general",
+    "suites", "general",
 )  # fmt: skip
 UP_FRONT = 5  # settings of a strategy that are seen without unfolding
 
@@ -52,23 +54,9 @@ class Finetune:
     # -- the form
 
     def _data(self) -> None:
-        names = [one["name"] for one in self.catalogue["checkpoints"]]
-        names.sort(key=lambda name: (name.split("/")[-1] != "aligned", "unaligned" in name))
-        self.model = self._choice("model", names, allow_custom_value=True)
-        self.files: dict[str, gr.File] = {}
-        self.sets: dict[str, gr.Dropdown] = {}
-        self.previews: dict[str, gr.HTML] = {}
-        for field, role in (("task_data", "task"), ("references", "references")):
-            found = [one["name"] for one in self.catalogue.get("data", []) if one.get("role") == role]
-            found.sort(key=lambda name: not name.endswith("tool-mixed"))
-            self.sets[field] = self._choice(field, found, allow_custom_value=True)
-            self.previews[field] = sheet(live=True, elem_id=f"preview-{field}")
-            with gr.Accordion(f"Use my own {words.LABELS[field][0].lower()}", open=False):
-                self.files[field] = gr.File(
-                    label="JSONL or CSV", file_types=[".jsonl", ".csv"], type="filepath", height=110,
-                    elem_id=f"file-{field}",
-                )  # fmt: skip
-                sheet(el("p", words.OWN_DATA, cls="s-quiet"))
+        found = checkpoints.trainable(self.catalogue["checkpoints"])
+        self.model = self._choice("model", found, allow_custom_value=True)
+        self.data = TuneData(self.catalogue.get("data", []), self._choice)
 
     def _strategy(self) -> None:
         first = self.strategies[0]["name"] if self.strategies else None
@@ -105,22 +93,18 @@ class Finetune:
         )
 
     def _rest(self) -> None:
+        tasks = [(text.task(one["name"]), one["name"]) for one in self.catalogue["tasks"]]
+        first = "tool" if "tool" in [name for _, name in tasks] else ""
+        self.task = self._choice("task", [("safety only", ""), *tasks], value=first, filterable=False)
         with gr.Row():
-            tasks = [(text.task(one["name"]), one["name"]) for one in self.catalogue["tasks"]]
-            first = "tool" if "tool" in [name for _, name in tasks] else ""
-            self.task = self._choice(
-                "task", [("safety only", ""), *tasks], value=first, filterable=False, min_width=170, scale=3
-            )
-            self.probe_every = gr.Number(
-                25, precision=0, minimum=0, **self._labels("probe_every"), min_width=120, scale=2
-            )
-            self.seed = gr.Number(0, precision=0, **self._labels("seed"), min_width=70, scale=1)
-        for field in ("task", "probe_every", "seed"):
-            if field != "task":
-                self._slot(field)
+            self.probe_every = gr.Number(25, precision=0, minimum=0, **self._labels("probe_every"), min_width=120)
+            self.seed = gr.Number(0, precision=0, **self._labels("seed"), min_width=120)
+        for field in ("probe_every", "seed"):
+            self._slot(field)
+        self.measured = Measured(self.catalogue["suites"])
+        self._slot("suites")
         with gr.Accordion("Advanced: how the training runs", open=False):
-            first = {one["name"]: one.get("training") or {} for one in self.catalogue.get("data", [])}
-            wanted = first.get(self.sets["task_data"].value, {})
+            wanted = self.data.training(self.data.sets["task_data"].value)
             self.schedule = [
                 forms.component({**parameter, "default": wanted.get(parameter["name"], parameter.get("default"))})
                 for parameter in self.training
@@ -145,16 +129,20 @@ class Finetune:
     def _slot(self, field: str) -> None:
         self.errors[field] = sheet(live=True, elem_classes="field-error", elem_id=f"tune-error-{field}")
 
+    def offered(self, found: checkpoints.Entries) -> dict[Any, list[str]]:
+        """What the drop-down of models has to choose from."""
+        return {self.model: checkpoints.trainable(found)}
+
     @property
     def form(self) -> list[Any]:
         return [
-            self.model, *self.sets.values(), *self.files.values(), self.strategy, self.task, self.probe_every,
-            self.seed, self.out, *self.schedule, *self.values,
+            self.model, *self.data.inputs, self.strategy, self.task, self.probe_every, self.seed, self.out,
+            *self.measured.inputs, *self.schedule, *self.values,
         ]  # fmt: skip
 
     @property
     def checked(self) -> list[Any]:
-        return [self.estimate, *self.previews.values(), *self.errors.values()]
+        return [self.estimate, *self.data.previews.values(), *self.errors.values()]
 
     @property
     def outputs(self) -> list[Any]:
@@ -166,7 +154,8 @@ class Finetune:
         typed = [field for field in self.form if isinstance(field, boxes)]
         others = [field.change for field in self.form if not isinstance(field, boxes)]
         gr.on([*others, *(field.blur for field in typed)], self.check, self.form, self.checked, **last)
-        self.sets["task_data"].change(self.recommend, self.sets["task_data"], self.schedule, **HIDDEN)
+        self.data.sets["task_data"].change(self.recommend, self.data.sets["task_data"], self.schedule, **HIDDEN)
+        self.strategy.change(self.show_references, self.strategy, self.data.panes["references"], **HIDDEN)
         seen = [self.strategy, self.more, *self.values]
         for trigger in (self.strategy.change, *(value.input for value in self._presets())):
             trigger(self.show_settings, [self.strategy, *self.values], seen, **HIDDEN)
@@ -181,25 +170,31 @@ class Finetune:
 
     def recommend(self, task_data: str) -> list[Any]:
         """How the chosen set wants to be trained, in the fields; other data leave them as they are."""
-        known = next((one for one in self.catalogue.get("data", []) if one["name"] == task_data), {})
-        wanted = known.get("training") or {}
+        wanted = self.data.training(task_data)
         return [gr.update(value=wanted[p["name"]]) if p["name"] in wanted else gr.skip() for p in self.training]
 
     def spec(self, *form: Any) -> dict[str, Any]:
         """The request as `Studio.plan("tune", …)` takes it; settings nobody changed are left to the backend."""
-        model, task_data, references, own_task, own_references, strategy, task, every, seed, out, *rest = form
+        (model, *data), (strategy, task, every, seed, out, suites, own_suites, *rest) = form[:5], form[5:]
         schedule, values = rest[: len(self.schedule)], rest[len(self.schedule) :]
-        own = {"task_data": own_task, "references": own_references}
-        data = {field: uploads.as_jsonl(path, field) for field, path in own.items() if path}
         parameters = self.settings.changed(strategy or "", values)
         if self.preset_of(strategy, values):
             parameters = {name: value for name, value in parameters.items() if name in self._under_presets}
         return {
-            "model": model or "", "task_data": task_data or "", "references": references or "", **data,
+            "model": model or "", **self.data.request(*data, needs_references=self.needs_references(strategy)),
             "strategy": strategy or "", "parameters": parameters,
             "training": forms.changed(self.training, schedule), "task": task or "", "probe_every": every or 0,
-            "seed": seed, "out": out or "",
+            "seed": seed, "out": out or "", **self.measured.request(model, suites, own_suites),
         }  # fmt: skip
+
+    def needs_references(self, strategy: str | None) -> bool:
+        """Whether the strategy reads references."""
+        found = next((one for one in self.strategies if one["name"] == strategy), {})
+        return "references" in (found.get("needs") or "")
+
+    def show_references(self, strategy: str) -> Any:
+        """The pane of references, for strategies that read some."""
+        return gr.update(visible=self.needs_references(strategy))
 
     @property
     def _under_presets(self) -> set[str]:
@@ -227,20 +222,7 @@ class Finetune:
             estimate, errors = tuning_cards.estimate(self.studio.plan("tune", self.spec(*form))), {}
         except StudioError as error:
             estimate, errors = None, {self._field_of(error): str(error)}
-        return [estimate, *self.shown_data(*form), *self.slots(errors)]
-
-    def shown_data(self, *form: Any) -> list[Any]:
-        """Five rows of an uploaded file, else a sentence about the chosen set."""
-        trees = []
-        known = {one["name"]: one for one in self.catalogue.get("data", [])}
-        for field, chosen, path in zip(self.sets, form[1:3], form[3:5], strict=True):
-            try:
-                rows = uploads.read(path, field) if path else []
-            except StudioError:
-                rows = []  # the plan says why, at the field
-            tree = tuning_cards.preview(uploads.title(path), rows) if rows else tuning_cards.data_set(known.get(chosen))
-            trees.append(None if path and not rows else tree)
-        return trees
+        return [estimate, *self.data.shown(*form[1:5]), *self.slots(errors)]
 
     def slots(self, errors: dict[str, str]) -> list[Any]:
         return [el("p", errors[field], role="alert") if field in errors else None for field in self.errors]
@@ -248,6 +230,7 @@ class Finetune:
     def _field_of(self, error: StudioError) -> str:
         """Where an error is shown: at its field, its group of settings, or below the form."""
         name = getattr(error, "field", "general")
+        name = "suites" if name == "suite" else name
         if name in FIELDS:
             return name
         if name in {parameter["name"] for parameter in self.training}:
@@ -259,11 +242,11 @@ class Finetune:
         try:
             run = self.studio.submit("tune", self.spec(*form))
         except StudioError as error:
-            kept = [gr.skip(), *[gr.skip()] * len(self.previews), *self.slots({self._field_of(error): str(error)})]
+            kept = [gr.skip(), *[gr.skip()] * len(self.data.previews), *self.slots({self._field_of(error): str(error)})]
             return kept + [gr.skip()] * (len(self.outputs) + 4)
         link = {"view": "finetune", "run": str(run.id)}
         after = [run.id, {"run": run.id}, gr.update(active=True), link]
-        return [*[gr.skip()] * (1 + len(self.previews)), *self.slots({}), *self.view(run.id), *after]
+        return [*[gr.skip()] * (1 + len(self.data.previews)), *self.slots({}), *self.view(run.id), *after]
 
     # -- the run
 

@@ -73,14 +73,14 @@ class Merge:
             shown_first.then(self.check, self.form, checked, **HIDDEN)
         shown_first = form.second.change(form.show_second, [form.method, form.second], form.second_grid, **HIDDEN)
         shown_first.then(self.check, self.form, checked, **HIDDEN)
-        for field in (form.task, form.preset):
+        for field in (form.task, form.preset, form.measured.choice):
             field.input(self.check, self.form, checked, **last)
         looked = [form.search_estimate, self.errors["minutes"]]
         for asked in (self.searching.expand, form.minutes.blur, form.trials.blur):
             asked(self.check_search, self.form, looked, **last)
-        for field in (*form.extras.values(), form.calibration, *form.values):
+        for field in (*form.extras.values(), form.calibration, form.donor, *form.values):
             field.change(self.check, self.form, checked, **last)
-        for field in (form.grid, form.second_grid, form.seed, form.out):
+        for field in (form.grid, form.second_grid, form.seed, form.out, form.measured.own):
             field.blur(self.check, self.form, checked, **last)
             field.submit(self.check, self.form, checked, **last)
         for button, kind in ((self.start, "sweep"), (self.look, "search"), (self.write, "merge")):
@@ -95,11 +95,12 @@ class Merge:
         found, errors, estimate = None, {}, None
         spec = self.fields.spec("sweep", fields)
         try:
-            inspected = self.studio.inspect(fields.aligned or "", fields.tuned or "" if spec["tuned"] else None)
+            tuned = fields.tuned or "" if spec["tuned"] else None
+            inspected = self.studio.inspect(fields.aligned or "", tuned, donor=fields.donor)
             found = cards.inspection(inspected)
             errors = {self._field(finding.field): finding.sentence for finding in reversed(inspected.errors)}
             if not errors:
-                estimate = cards.estimate(self.studio.plan("sweep", spec))
+                estimate = cards.estimate(self.studio.plan("sweep", spec), self.fields.knob(fields.method))
         except StudioError as error:
             errors = {self._field_of(error): str(error)}
         return found, estimate, *self.slots(errors)
@@ -190,5 +191,6 @@ class Merge:
     def _field(self, name: str) -> str:
         """Where an error is shown: at its field, or below the form if the form has no such field."""
         known = {"lambda": "lam", "fine_tuned": "tuned", "checkpoint": "tuned", "folder": "out", "trials": "minutes"}
+        known |= {"suite": "suites"}
         name = known.get(name, name)
         return name if name in self.errors else ("method" if name.startswith("parameter") else "general")

@@ -7,25 +7,10 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from app import forms, text
+from app import checkpoints, forms, text
+from app.pages.measured import Measured
 from app.web import sheet
 
-SLOTS = (
-    "aligned",
-    "tuned",
-    "unaligned",
-    "raw",
-    "safe",
-    "method",
-    "grid",
-    "task",
-    "preset",
-    "seed",
-    "minutes",
-    "lam",
-    "calibration",
-)
-HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 NOTHING = ""
 
 
@@ -50,6 +35,9 @@ class Fields(NamedTuple):
     second_grid: str
     minutes: float
     trials: float
+    suites: str
+    own_suites: str
+    donor: str
     values: tuple[Any, ...]
 
     @classmethod
@@ -84,6 +72,7 @@ class Form:
         self._parameters(first)
         self._grid(first)
         self._measuring()
+        self._donor()
 
     def slot(self, field: str) -> None:
         """A place for this field's error."""
@@ -91,17 +80,14 @@ class Form:
 
     def _pair(self) -> None:
         found = self.catalogue["checkpoints"]
-        aligned = [c["name"] for c in found if c.get("role") in ("aligned", "unaligned", "merged")]
-        self.tunes = [c["name"] for c in found if c["name"].split("/")[-1] not in ("aligned", "unaligned")]
-        aligned.sort(key=lambda name: "unaligned" in name)
+        aligned, tunes = checkpoints.starts(found), checkpoints.tunes(found)
         self.aligned = gr.Dropdown(
-            aligned, value=aligned[0] if aligned else None, label="Aligned model (λ = 0)",
+            aligned, value=next(iter(aligned), None), label="Aligned model (λ = 0)",
             info="a demo name, a folder, or a Hub id", allow_custom_value=True,
         )  # fmt: skip
         self.slot("aligned")
-        favourite = next((n for n in self.tunes if n.endswith("tool-mixed-sft")), self.tunes[0] if self.tunes else None)
         self.tuned = gr.Dropdown(
-            self.tunes, value=favourite, label="Fine-tuned model (λ = 1)",
+            tunes, value=checkpoints.favourite(tunes), label="Fine-tuned model (λ = 1)",
             info="a full model or a LoRA adapter of it", allow_custom_value=True,
         )  # fmt: skip
         self.slot("tuned")
@@ -109,11 +95,13 @@ class Form:
 
     def _others(self, first: str) -> None:
         """Checkpoints that only some methods take."""
-        names = [c["name"] for c in self.catalogue["checkpoints"]]
+        found = self.catalogue["checkpoints"]
+        names = checkpoints.names(found)
         method = self.by_name.get(first, {})
         self.more = gr.Dropdown(
-            self.tunes, value=[], multiselect=True, allow_custom_value=True, visible=forms.takes_several(method),
-            label="More fine-tuned models", info="merged together with the one above",
+            checkpoints.tunes(found), value=[], multiselect=True, allow_custom_value=True,
+            visible=forms.takes_several(method), label="More fine-tuned models",
+            info="merged together with the one above",
         )  # fmt: skip
         self.extras = {}
         for role, info in text.EXTRAS.items():
@@ -173,6 +161,16 @@ class Form:
         self.slot("task")
         self.slot("preset")
         self.slot("seed")
+        self.measured = Measured(self.catalogue["suites"])
+        self.slot("suites")
+
+    def _donor(self) -> None:
+        with gr.Accordion(text.DONOR_TITLE, open=False):
+            self.donor = gr.Dropdown(
+                [(words, name) for name, words in text.DONORS.items()], value="aligned", label=text.DONOR_LABEL,
+                info=text.DONOR_HELP, filterable=False,
+            )  # fmt: skip
+            self.slot("donor")
 
     def budget(self) -> None:
         """What a search may cost."""
@@ -199,12 +197,22 @@ class Form:
         return [
             self.aligned, self.tuned, self.method, self.grid, self.task, self.preset, self.seed, self.lam, self.out,
             self.more, *self.extras.values(), self.calibration, self.second,
-            self.second_grid, self.minutes, self.trials, *self.values,
+            self.second_grid, self.minutes, self.trials, *self.measured.inputs, self.donor, *self.values,
         ]  # fmt: skip
 
     def summary(self, method: str) -> str | None:
         """The method in a sentence."""
         return self.by_name.get(method, {}).get("summary")
+
+    def offered(self, found: checkpoints.Entries) -> dict[Any, list[str]]:
+        """What each drop-down of checkpoints has to choose from."""
+        tunes, names = checkpoints.tunes(found), checkpoints.names(found)
+        several = {self.tuned: tunes, self.more: tunes, **dict.fromkeys(self.extras.values(), names)}
+        return {self.aligned: checkpoints.starts(found), **several}
+
+    def knob(self, method: str) -> str:
+        """The number that a sweep of this method turns."""
+        return str(self.by_name.get(method, {}).get("knob", "lam"))
 
     # -- which fields are seen
 
@@ -220,7 +228,7 @@ class Form:
         """The fields that this method needs, and no others."""
         method = self.by_name.get(name, {})
         several = forms.takes_several(method)
-        knob = method.get("knob", "lam")
+        knob = self.knob(name)
         kept = grid if grid in ("", *map(forms.first_grid, self.methods)) else None
         return [
             gr.update(info=self.summary(name)),
@@ -249,11 +257,12 @@ class Form:
 
     def spec(self, kind: str, fields: Fields) -> dict[str, Any]:
         """The form as a request of `kind`: of the fields that the method does not take nothing is said."""
+        suites = self.measured.request(fields.aligned, fields.suites, fields.own_suites)
         if kind == "search":
-            plain = self.by_name.get(fields.method, {}).get("knob", "lam") == "lam" and "=" not in fields.grid
+            plain = self.knob(fields.method) == "lam" and "=" not in fields.grid
             names = ("task", "preset", "seed", "minutes", "trials")
             asked = {name: getattr(fields, name) for name in names} | ({"grid": fields.grid} if plain else {})
-            return {"aligned": fields.aligned or "", "tuned": fields.tuned or "", **asked}
+            return {"aligned": fields.aligned or "", "tuned": fields.tuned or "", **asked, **suites}
         method = self.by_name.get(fields.method, {})
         several = forms.takes_several(method) and bool(fields.more)
         tuned: Any = [fields.tuned or "", *fields.more] if several else fields.tuned or ""
@@ -262,17 +271,18 @@ class Form:
         parameters = forms.chosen(self.methods, fields.method, fields.values, skip="lam", several=several)
         request = {"aligned": fields.aligned or "", "tuned": tuned, "method": fields.method}
         request |= {role: getattr(fields, role) or "" for role in method.get("extras", ())}
+        request |= {"donor": fields.donor} if tuned else {}
         request |= {"calibration": fields.calibration or ""} if method.get("calibration") else {}
         if kind == "merge":
             lam = {"lam": fields.lam} if forms.has(method, "lam") else {}
             return {**request, "parameters": parameters | lam, "out": fields.out or "", "seed": fields.seed}
         if fields.second:
-            grid = fields.grid if "=" in fields.grid else f"{method.get('knob', 'lam')}={fields.grid}"
+            grid = fields.grid if "=" in fields.grid else f"{self.knob(fields.method)}={fields.grid}"
             grid = f"{grid}, {fields.second}={fields.second_grid}"
         else:
             grid = fields.grid
         measured = {name: getattr(fields, name) for name in ("task", "preset", "seed")}
-        return {**request, "parameters": parameters, "grid": grid, **measured}
+        return {**request, "parameters": parameters, "grid": grid, **measured, **suites}
 
 
 def _preset(preset: Mapping[str, Any]) -> str:
