@@ -9,18 +9,18 @@ from typing import Any
 from app import curves, text
 from app import tuning_text as words
 from app.tree import Tree, button, el, facts, fold, group, note, table
-from backend.types import Plan, Run, RunStatus
+from backend.types import DataPreview, Plan, Run, RunStatus
 
 
-def preview(name: str, rows: Sequence[Mapping[str, Any]]) -> Tree:
-    """How many rows an uploaded file has and what its first five say."""
+def preview(name: str, found: DataPreview) -> Tree:
+    """How many rows an uploaded file has, what the first of them say, and which cannot be used."""
     shown = []
-    for row in rows[:5]:
-        asked, answered = row["messages"][-2]["content"], row["messages"][-1]["content"]
-        kind = el("span", words.KINDS.get(row["kind"], row["kind"]), cls="badge") if row.get("kind") else ""
-        shown.append(el("li", kind, el("b", _brief(asked)), el("p", _brief(answered), cls="s-quiet")))
-    said = f"{name}: {len(rows):,} rows; the first {len(shown)} of them:"
-    return el("div", el("p", said), el("ul", *shown, cls="rows"), cls="preview")
+    for row in found.first:
+        kind = el("span", words.KINDS.get(row["kind"], row["kind"]), cls="badge") if row["kind"] else ""
+        shown.append(el("li", kind, el("b", _brief(row["text"])), el("p", _brief(row["answer"]), cls="s-quiet")))
+    said = f"{name}: {found.rows:,} rows; the first {len(shown)} of them:"
+    bad = note(f"Left out: {found.left_out}.", "warning") if found.left_out else ""
+    return el("div", el("p", said), el("ul", *shown, cls="rows"), bad, cls="preview")
 
 
 def data_set(entry: Mapping[str, Any] | None) -> Tree | None:

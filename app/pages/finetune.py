@@ -65,7 +65,7 @@ class Finetune:
             self.previews[field] = sheet(live=True, elem_id=f"preview-{field}")
             with gr.Accordion(f"Use my own {words.LABELS[field][0].lower()}", open=False):
                 self.files[field] = gr.File(
-                    label="JSONL or CSV", file_types=[".jsonl", ".csv"], type="filepath", height=110,
+                    label="JSONL, CSV or Parquet", file_types=uploads.CHOOSABLE, type="filepath", height=110,
                     elem_id=f"file-{field}",
                 )  # fmt: skip
                 sheet(el("p", words.OWN_DATA, cls="s-quiet"))
@@ -190,7 +190,7 @@ class Finetune:
         model, task_data, references, own_task, own_references, strategy, task, every, seed, out, *rest = form
         schedule, values = rest[: len(self.schedule)], rest[len(self.schedule) :]
         own = {"task_data": own_task, "references": own_references}
-        data = {field: uploads.as_jsonl(path, field) for field, path in own.items() if path}
+        data = {field: uploads.handed_on(path, field) for field, path in own.items() if path}
         parameters = self.settings.changed(strategy or "", values)
         if self.preset_of(strategy, values):
             parameters = {name: value for name, value in parameters.items() if name in self._under_presets}
@@ -235,11 +235,11 @@ class Finetune:
         known = {one["name"]: one for one in self.catalogue.get("data", [])}
         for field, chosen, path in zip(self.sets, form[1:3], form[3:5], strict=True):
             try:
-                rows = uploads.read(path, field) if path else []
+                found = self.studio.preview_data(uploads.handed_on(path, field), field=field) if path else None
             except StudioError:
-                rows = []  # the plan says why, at the field
-            tree = tuning_cards.preview(uploads.title(path), rows) if rows else tuning_cards.data_set(known.get(chosen))
-            trees.append(None if path and not rows else tree)
+                found = None  # the plan says why, at the field
+            own = tuning_cards.preview(uploads.title(path), found) if found else None
+            trees.append(own if path else tuning_cards.data_set(known.get(chosen)))
         return trees
 
     def slots(self, errors: dict[str, str]) -> list[Any]:

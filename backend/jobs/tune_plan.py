@@ -11,6 +11,7 @@ from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.evaluation.runner import plugin_hash
 from backend.jobs import named_suites, planning
+from backend.jobs.chat_files import chat_rows, left_out
 from backend.jobs.datafile import DataFile
 from backend.jobs.datasets import DEMO, find_data, recommended, recommended_suites
 from backend.jobs.evaluated import held_out, measured_on
@@ -22,7 +23,7 @@ from backend.registry import strategies, tasks
 from backend.settings import Settings, refuse_in_public
 from backend.tuning.knobs import check_training
 from backend.tuning.overlap import Apart, keep_apart
-from backend.tuning.rows import Row, counted, listed, read_chat_file
+from backend.tuning.rows import Row
 from backend.types import Checkpoint, Estimate, Plan
 
 PRESET = "quick"
@@ -96,9 +97,9 @@ def _read(files: Mapping[str, DataFile | None]) -> _Rows:
     warnings = []
     for field, file in files.items():
         if file:
-            found[field], skipped = read_chat_file(file.path, field=field)
+            found[field], skipped = chat_rows(file, field=field)
             if skipped:
-                warnings.append(f"Left out of {file.path.name}: {counted(len(skipped))}; {listed(skipped)}.")
+                warnings.append(f"Left out of {file.path.name}: {left_out(skipped)}.")
             warnings += mix_warnings(file)
     return _Rows(found["task_data"], found["references"], warnings)
 
