@@ -52,6 +52,7 @@ def encode(tokenizer: Any, row: Mapping[str, Any]) -> Example:
 
     Raises:
         ValueError: the chat template does not write the prompt as a prefix of the whole chat.
+        jinja2.TemplateError: the chat template refuses the row, a system turn for one.
     """
     messages = list(row["messages"])
     whole: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
+
 from backend.errors import UserError
 from backend.tuning.data import Example, encode
 from backend.tuning.overlap import keep_apart
@@ -83,6 +85,9 @@ def _encode(
         given = {"messages": list(row.messages), "id": row.id, "kind": row.kind, "group": row.group}
         try:
             example = encode(tokenizer, given)
+        except TemplateError as error:
+            left_out.append(Skipped(row.line, f"the chat template refuses it: {' '.join(str(error).split())}"))
+            continue
         except ValueError:
             left_out.append(Skipped(row.line, "the chat template rewrites earlier turns"))
             continue
