@@ -210,9 +210,11 @@ def finished(run: Run) -> Tree | None:
         head = el("th", name, el("small", " · ".join(filter(None, (term, better)))), scope="row")
         rows.append(el("tr", head, *(el("td", one, cls="number") for one in said)))
     scores = table(["Measured", "Score", "Prompts", "95 % interval"], rows, caption="Scores", cls="scores")
+    warnings = (result.get("data") or {}).get("warnings") or ()
     report = json.dumps(result.get("data") or {}, indent=2, ensure_ascii=False, default=str)
     whole = fold("Data report: which rows were used and skipped", el("pre", report), key="report")
-    return group([scores if rows else "", whole if result.get("data") else ""])
+    notes = [note(warning, "warning") for warning in warnings]
+    return group([scores if rows else "", *notes, whole if result.get("data") else ""])
 
 
 def _brief(value: Any) -> str:

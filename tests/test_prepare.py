@@ -3,6 +3,7 @@
 import pytest
 
 from backend.errors import UserError
+from backend.tuning.balance import balance_warnings
 from backend.tuning.prepare import prepare
 from backend.tuning.rows import read_chat_file
 from tests import tiny
@@ -44,3 +45,35 @@ def test_many_rows_that_the_chat_template_refuses_end_the_run_with_a_sentence(tm
     rows = [with_system(chat(i, "fox", "benign")) for i in range(9)]
     with pytest.raises(UserError, match=r"9 of 9 rows .* and 4 more: the chat template refuses it: System role not"):
         prepared(tmp_path, rows, NO_SYSTEM)
+
+
+# ------------------------------------------------------------------------------------ both kinds of references
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ({"benign": 1, "refusal": 4}, []),
+        ({"benign": 1, "refusal": 5}, ["Only 17% of the references are helpful answers (kind benign); the model may"]),
+        ({"benign": 9, "refusal": 1}, ["Only 10% of the references are refusals (kind refusal); they may not protect"]),
+        ({"benign": 5, "unsafe": 5}, ["Only 0% of the references are refusals"]),
+        ({"": 3}, ["None of the 3 references says its kind (benign or refusal), so it is unknown"]),
+        (
+            {"refusal": 5, "": 1},
+            ["Only 0% of the 5 references that say their kind are helpful", "1 of 6 references say no kind"],
+        ),
+        ({"benign": 5, "refusal": 5, "": 2}, ["2 of 12 references say no kind"]),
+        ({}, []),
+    ],
+)
+def test_a_kind_of_references_that_is_nearly_missing_is_told(kinds, said):
+    found = balance_warnings(kind for kind, count in kinds.items() for _ in range(count))
+    assert len(found) == len(said)
+    assert all(start in sentence for start, sentence in zip(said, found, strict=True))
+
+
+def test_one_unlabelled_reference_does_not_silence_the_report(tmp_path):
+    pool = [chat(i, "pool", "" if i == 3 else "refusal") for i in range(9)]
+    warnings = prepared(tmp_path, [chat(i, "fox", "") for i in range(9)], references=pool).report["warnings"]
+    assert len(warnings) == 2
+    assert "refuse everything" in warnings[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from app import tuning_cards
 from backend.api import Studio
 from backend.errors import UserError
 from backend.jobs import telemetry, tune
@@ -18,6 +19,7 @@ from backend.settings import child_environment
 from backend.tuning.rows import read_chat_file
 from backend.types import RunStatus
 from tests.held_worker import hold, let_go
+from tests.test_app_pure import everything
 from tests.tuning_world import chat, tuning_world, write_rows
 from tests.worlds import wait_until
 
@@ -197,6 +199,13 @@ def test_prompts_of_suites_that_this_run_does_not_draw_leave_the_data_as_well(st
     rows = [chat(i, "task", "benign") for i in range(20)] + [{"prompt": "An unused  prompt?", "response": "no"}]
     write_rows(demo / "data" / "quick-mixed.jsonl", rows)
     assert "1 row of the task data with a prompt of a suite is left out." in studio.plan("tune", world[1]).warnings
+
+
+def test_references_without_helpful_answers_are_told_before_a_run_starts(studio, world, tmp_path):
+    pool = write_rows(tmp_path / "pool.jsonl", [chat(i, "pool", "refusal") for i in range(24)])
+    plan = studio.plan("tune", world[1] | {"references": str(pool)})
+    assert ["refuse everything" in one for one in plan.warnings] == [True]
+    assert "refuse everything" in everything(tuning_cards.estimate(plan))
 
 
 def test_what_cannot_train_is_refused_before_the_model_is_loaded(studio, world):

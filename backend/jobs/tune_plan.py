@@ -21,6 +21,7 @@ from backend.jobs.sources import fingerprint, pinned, text_of
 from backend.params import check_parameters
 from backend.registry import strategies, tasks
 from backend.settings import Settings, refuse_in_public
+from backend.tuning.balance import balance_warnings
 from backend.tuning.knobs import check_training
 from backend.tuning.overlap import Apart, keep_apart
 from backend.tuning.rows import Row
@@ -80,7 +81,7 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     check_room(settings, estimate)
     apart = keep_apart(rows.task, rows.references, held_out(settings, spec))
     _check_left(apart, rows, spec)
-    warnings = (*rows.warnings, *apart.sentences)
+    warnings = (*rows.warnings, *apart.sentences, *balance_warnings(row.kind for row in apart.references))
     return Plan("tune", spec, recipe, planning.recipe_hash(recipe), estimate, warnings)
 
 

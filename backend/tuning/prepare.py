@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from backend.errors import UserError
+from backend.tuning.balance import balance_warnings
 from backend.tuning.data import Example, encode
 from backend.tuning.overlap import keep_apart
 from backend.tuning.rows import Row, Skipped, refuse_many
 
-FEWEST_OF_A_KIND = 0.2
 LISTED = 200
 
 
@@ -69,7 +69,7 @@ def prepare(
         "references": second.report
         | {"rows": len(references[0]) + len(references[1]), "repeated": apart.references_repeated},
         "disjoint": apart.report,
-        "warnings": _warnings(second) if references[0] else [],
+        "warnings": balance_warnings(example.kind for example in second.examples),
     }
     shown = {row.id: row.text for row in (*kept, *pool)}
     return Prepared(first.examples, second.examples, shown, report)
@@ -109,18 +109,3 @@ def _encode(
         "target_tokens": sum(one.targets for one in examples),
     }
     return Part(examples, report)
-
-
-def _warnings(references: Part) -> list[str]:
-    kinds, total = references.report["kinds"], max(1, references.report["kept"])
-    if "unlabelled" in kinds:
-        return []
-    helpful = kinds.get("benign", 0) / total
-    found = []
-    if helpful < FEWEST_OF_A_KIND:
-        found.append(
-            f"Only {helpful:.0%} of the references are helpful answers; the model may learn to refuse everything."
-        )
-    if 1 - helpful < FEWEST_OF_A_KIND:
-        found.append(f"Only {1 - helpful:.0%} of the references are refusals; they may not protect.")
-    return found
