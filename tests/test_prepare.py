@@ -3,6 +3,8 @@
 import pytest
 
 from backend.errors import UserError
+from backend.evaluation.suites import Suite, load_suite, messages_of
+from backend.jobs.evaluated import prompts_of
 from backend.tuning.balance import balance_warnings
 from backend.tuning.prepare import prepare
 from backend.tuning.rows import read_chat_file
@@ -77,3 +79,29 @@ def test_one_unlabelled_reference_does_not_silence_the_report(tmp_path):
     warnings = prepared(tmp_path, [chat(i, "fox", "") for i in range(9)], references=pool).report["warnings"]
     assert len(warnings) == 2
     assert "refuse everything" in warnings[0]
+
+
+# ------------------------------------------------------------------------------------ prompts in two places
+
+
+def test_a_system_turn_hides_no_prompt_of_the_evaluation_or_of_the_task(tmp_path):
+    task = [chat(i, "fox", "") for i in range(20)]
+    task[3] = with_system(task[3])
+    task[4] = with_system(task[4])
+    pool = [chat(i, "pool", "") for i in range(9)]
+    pool += [with_system(pool[0]), with_system(task[4], "Be kind."), with_system(task[3]), with_system(task[5])]
+    suite = Suite("asked", "safety", ({"system": "Be safe.", "prompt": "FOX 3 over  the fox?"},))
+    found = prepared(tmp_path, task, references=pool, evaluated=prompts_of([suite])).report
+    assert found["disjoint"]["task_prompts_in_evaluation"] == 1
+    assert found["disjoint"]["reference_prompts_in_evaluation"] == 1
+    assert found["disjoint"]["reference_prompts_in_task"] == 2
+    assert (found["task"]["kept"], found["references"]["kept"], found["references"]["repeated"]) == (19, 10, 0)
+
+
+def test_the_demo_data_are_cut_as_they_were_when_system_turns_told_prompts_apart(settings):
+    for path in sorted((settings.demo / "data").glob("*.jsonl")):
+        rows, _ = read_chat_file(path, field="task_data")
+        assert all(row.request == row.key for row in rows)
+    suites = [load_suite(path) for path in sorted((settings.demo / "suites").rglob("*.jsonl"))]
+    assert suites
+    assert all(turn.role != "system" for suite in suites for row in suite.rows for turn in messages_of(row))

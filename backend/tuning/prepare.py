@@ -46,11 +46,11 @@ def prepare(
     """Encode both files and keep their prompts apart from each other and from what is measured.
 
     Prompts of the evaluation leave both files, prompts of the task data and repeated prompts leave the references. The
-    task data may hold a row several times: that is a weight. Paraphrases are not found.
+    task data may hold a row several times: that is a weight. System turns do not tell prompts apart; paraphrases pass.
 
     Args:
         task, references: rows and skipped rows of a file.
-        evaluated: prompt keys of everything the run is measured on.
+        evaluated: request keys of everything the run is measured on.
         max_len: tokens; longer task rows are cut, longer references left out.
 
     Raises:

@@ -39,8 +39,13 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What the answer responds to, see `prompt_key`."""
+        """What the answer responds to, system turns included; see `prompt_key`."""
         return prompt_key(turn["content"] for turn in self.messages[:-1])
+
+    @property
+    def request(self) -> str:
+        """What is asked, whatever the system turn; see `request_key`."""
+        return request_key((turn["role"], turn["content"]) for turn in self.messages[:-1])
 
     @property
     def text(self) -> dict[str, str]:
@@ -56,6 +61,19 @@ def prompt_key(contents: Iterable[str]) -> str:
     """
     text = "\0".join(" ".join(content.split()).lower() for content in contents)
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def request_key(turns: Iterable[tuple[str, str]]) -> str:
+    """The `prompt_key` without system turns: an evaluation's prompt under another system turn is still its prompt.
+
+    Args:
+        turns: role and content of each message before the answer; where all are system turns, all count.
+
+    >>> request_key([("system", "Be brief."), ("user", "Hi")]) == prompt_key(["Hi"])
+    True
+    """
+    given = list(turns)
+    return prompt_key([content for role, content in given if role != "system"] or [content for _, content in given])
 
 
 def read_chat_file(path: Path, *, field: str, most_bytes: int = MOST_BYTES) -> tuple[list[Row], list[Skipped]]:
