@@ -67,6 +67,7 @@ task_arithmetic, ties.
         _make_home(settings.home)
         self._database = Database(settings.database)
         self._playground = Playground(settings)
+        self._telemetry = telemetry.Reader()
         bundles.import_folder(self._database, settings.demo / "results")
 
     def close(self) -> None:
@@ -182,7 +183,7 @@ task_arithmetic, ties.
 
     def telemetry(self, run: int, after: int = 0) -> dict[str, Any]:
         """What a fine-tuning says of itself while it runs, from step `after` on; see `backend.jobs.telemetry.read`."""
-        return telemetry.read(self.settings.runs / str(self._database.run(run).id), after)
+        return self._telemetry.read(self.settings.runs / str(self._database.run(run).id), after)
 
     def rename(self, run: int, name: str) -> Run:
         """Give a run another name (1 to 80 characters)."""

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import zlib
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from pyarrow import parquet
 
 from backend.api import Studio
 from backend.errors import UserError
+from backend.jobs.chat_files import chat_rows
+from backend.jobs.datafile import DataFile
 from backend.tuning.rows import read_chat_file
 from backend.tuning.tables import Broken, numbered_rows
 from tests.tuning_world import chat, write_rows
@@ -196,6 +199,21 @@ def test_a_preview_counts_rows_shows_the_first_and_names_bad_lines(settings, tmp
     with pytest.raises(UserError, match="references: there is no file"):
         studio.preview_data("/nowhere/rows.csv", field="references")
     studio.close()
+
+
+def test_an_unchanged_file_is_read_once_and_a_changed_one_anew(settings, tmp_path):
+    file = DataFile("rows", write_rows(tmp_path / "rows.jsonl", [GSM8K]))
+    first = chat_rows(file, field="task_data")
+    assert chat_rows(file, field="task_data") is first
+    earlier = file.path.stat()
+    write_rows(file.path, [GSM8K | {"question": GSM8K["question"].upper()}])
+    os.utime(file.path, ns=(earlier.st_atime_ns, earlier.st_mtime_ns + 1))
+    assert file.path.stat().st_size == earlier.st_size
+    assert chat_rows(file, field="task_data").rows[0].text["text"] == GSM8K["question"].upper()
+    write_rows(file.path, [GSM8K, {}])
+    for _ in range(2):
+        with pytest.raises(UserError, match="references: 1 of 2 rows"):
+            chat_rows(file, field="references")
 
 
 def test_a_public_page_previews_no_file(settings, tmp_path):

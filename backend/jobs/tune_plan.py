@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,13 +88,13 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
 class _Rows(NamedTuple):
     """What both files hold, and a sentence for each file about what is left out of it or in it twice."""
 
-    task: list[Row]
-    references: list[Row]
+    task: Sequence[Row]
+    references: Sequence[Row]
     warnings: list[str]
 
 
 def _read(files: Mapping[str, DataFile | None]) -> _Rows:
-    found: dict[str, list[Row]] = {field: [] for field in files}
+    found: dict[str, Sequence[Row]] = dict.fromkeys(files, ())
     warnings = []
     for field, file in files.items():
         if file:
