@@ -17,7 +17,14 @@ def preview(name: str, found: DataPreview) -> Tree:
     shown = []
     for row in found.first:
         kind = el("span", words.KINDS.get(row["kind"], row["kind"]), cls="badge") if row["kind"] else ""
-        shown.append(el("li", kind, el("b", _brief(row["text"])), el("p", _brief(row["answer"]), cls="s-quiet")))
+        shown.append(
+            el(
+                "li",
+                kind,
+                el("b", _brief(row["text"])),
+                el("p", _brief(row["answer"] or words.UNANSWERED), cls="s-quiet"),
+            )
+        )
     said = f"{name}: {found.rows:,} rows; the first {len(shown)} of them:"
     bad = note(f"Left out: {found.left_out}.", "warning") if found.left_out else ""
     return el("div", el("p", said), el("ul", *shown, cls="rows"), bad, cls="preview")

@@ -24,6 +24,7 @@ OWN_DATA = (
     "chosen, instruction with output; as JSONL, CSV, Parquet or packed JSONL (.gz), up to 50 MiB. Larger files, Hub "
     "data sets (owner/name@revision:file) and mixes (.mix.yaml) are typed into the field above, as a path or a name."
 )
+UNANSWERED = "(no answer: the start model gives one before training)"
 FIGHTS, HELPS, APART = "the task fights safety", "the task step helps safety", "the task hardly touches safety"
 SMALL_COSINE = 0.05
 

@@ -7,7 +7,7 @@ from backend.evaluation.suites import Suite, load_suite, messages_of
 from backend.jobs.evaluated import prompts_of
 from backend.tuning.balance import balance_warnings
 from backend.tuning.prepare import prepare
-from backend.tuning.rows import read_chat_file
+from backend.tuning.rows import prompt_key, read_chat_file
 from tests import tiny
 from tests.tuning_world import chat, write_rows
 
@@ -20,9 +20,14 @@ def with_system(row, system="Be brief."):
     return row | {"messages": [{"role": "system", "content": system}, *row["messages"]]}
 
 
-def prepared(folder, rows, template=tiny.TEMPLATE, references=(), evaluated=()):
+def no_answer(prompts):
+    raise AssertionError("no reference of this test lacks its answer")
+
+
+def prepared(folder, rows, template=tiny.TEMPLATE, references=(), evaluated=(), answer=no_answer):
     def read(name, given):
-        return read_chat_file(write_rows(folder / name, given), field="task_data") if given else ([], [])
+        path = write_rows(folder / name, given)
+        return read_chat_file(path, field="task_data", prompts=name.startswith("ref")) if given else ([], [])
 
     return prepare(
         tiny.tokenizer(template),
@@ -31,6 +36,7 @@ def prepared(folder, rows, template=tiny.TEMPLATE, references=(), evaluated=()):
         evaluated=evaluated,
         max_len=256,
         batch=2,
+        answer=answer,
     )
 
 
@@ -105,3 +111,53 @@ def test_the_demo_data_are_cut_as_they_were_when_system_turns_told_prompts_apart
     suites = [load_suite(path) for path in sorted((settings.demo / "suites").rglob("*.jsonl"))]
     assert suites
     assert all(turn.role != "system" for suite in suites for row in suite.rows for turn in messages_of(row))
+
+
+# ------------------------------------------------------------------------------------ references without an answer
+
+
+def test_only_what_is_clearly_a_prompt_alone_is_taken_for_one(tmp_path):
+    turn = {"role": "user", "content": "fox?"}
+    alone = [
+        {"prompt": "fox?"},
+        {"prompt": "fox?", "response": " ", "kind": "refusal"},
+        {"messages": [turn]},
+        {"messages": [turn, {"role": "assistant", "content": ""}]},
+        {"conversations": [{"from": "human", "value": "fox?"}]},
+        {"instruction": "fox?", "output": ""},
+    ]
+    rows, skipped = read_chat_file(write_rows(tmp_path / "alone.jsonl", alone), field="references", prompts=True)
+    assert (len(rows), skipped, {row.key for row in rows}) == (6, [], {prompt_key(["fox?"])})
+    assert not any(row.is_answered for row in rows)
+    for other in ({"prompt": "fox?", "completion": "dog"}, {"instruction": "fox?", "response": "dog"}, {"prompt": " "}):
+        with pytest.raises(UserError, match="references: 1 of 1 row"):
+            read_chat_file(write_rows(tmp_path / "no.jsonl", [other]), field="references", prompts=True)
+    with pytest.raises(UserError, match="task_data: 6 of 6 rows"):
+        read_chat_file(tmp_path / "alone.jsonl", field="task_data")
+
+
+def test_the_start_model_answers_references_that_have_none(tmp_path):
+    task = [chat(i, "fox", "") for i in range(3)]
+    pool = [chat(i, "pool", "benign") for i in range(200)]
+    alone = [{"id": f"p{i}", "prompt": f"help {i}?", "kind": "refusal"} for i in range(3)]
+    words = tiny.tokenizer()
+    end = words.eos_token_id
+    asked = []
+
+    def answer(prompts):
+        asked.extend(words.decode(prompt) for prompt in prompts)
+        return [[*words.encode("the dog"), end], words.encode("the lazy"), [end]]  # an answer, a cut one, none
+
+    found = prepared(tmp_path, task, references=[*pool, *alone], answer=answer)
+    assert asked == [f"<|user|>help {i}?<|end|><|assistant|>" for i in range(3)]
+    report = found.report["references"]
+    assert (report["kept"], report["answered_by_the_start_model"]) == (202, 2)
+    assert report["skipped"] == [{"line": 203, "reason": "the start model answers nothing"}]
+    assert found.texts["p0"] == {"text": "help 0?", "answer": "the dog"}
+    examples = {one.id: one for one in found.references}
+    assert words.decode(examples["p0"].tokens[examples["p0"].prompt :]) == "the dog<|end|>"
+    assert words.decode(examples["p1"].tokens[examples["p1"].prompt :]) == "the lazy"
+    assert examples["p1"].kind == "refusal"
+    whole = prepared(tmp_path, task, references=[*pool, alone[0] | {"response": "the dog"}])
+    assert next(one for one in whole.references if one.id == "p0") == examples["p0"]
+    assert "answered_by_the_start_model" not in whole.report["references"]

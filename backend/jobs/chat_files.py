@@ -28,7 +28,11 @@ class ChatRows(NamedTuple):
 
 
 def chat_rows(file: DataFile, *, field: str) -> ChatRows:
-    """The rows of a file, read again only when it changed; see `read_chat_file`."""
+    """The rows of a file, read again only when it changed; see `read_chat_file`.
+
+    Args:
+        field: task_data, or references, which may be prompts without an answer.
+    """
     now = file.path.stat()
     if now.st_size > MOST_REMEMBERED:
         return _read(file.path, field)
@@ -41,7 +45,7 @@ def _remembered(path: Path, field: str, size: int, changed: int) -> ChatRows:
 
 
 def _read(path: Path, field: str) -> ChatRows:
-    rows, skipped = read_chat_file(path, field=field)
+    rows, skipped = read_chat_file(path, field=field, prompts=field == "references")
     return ChatRows(tuple(rows), tuple(skipped))
 
 

@@ -24,7 +24,7 @@ from backend.settings import Settings, refuse_in_public
 from backend.tuning.balance import balance_warnings
 from backend.tuning.knobs import check_training
 from backend.tuning.overlap import Apart, keep_apart
-from backend.tuning.rows import Row
+from backend.tuning.rows import Row, counted
 from backend.types import Checkpoint, Estimate, Plan
 
 PRESET = "quick"
@@ -102,6 +102,9 @@ def _read(files: Mapping[str, DataFile | None]) -> _Rows:
             if skipped:
                 warnings.append(f"Left out of {file.path.name}: {left_out(skipped)}.")
             warnings += mix_warnings(file)
+    if unanswered := sum(not row.is_answered for row in found["references"]):
+        told = f"{counted(unanswered)} of the references {'has' if unanswered == 1 else 'have'} no answer"
+        warnings.append(f"{told}: the start model answers before training.")
     return _Rows(found["task_data"], found["references"], warnings)
 
 
