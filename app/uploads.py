@@ -15,7 +15,7 @@ from backend.errors import UserError
 
 MOST_BYTES = 50 * 1024 * 1024
 ENDINGS = (".jsonl", ".csv", ".jsonl.gz", ".json.gz", ".parquet")
-CHOOSABLE = sorted({Path(ending).suffix for ending in ENDINGS})  # a browser knows only what is behind the last dot
+CHOOSABLE = sorted({"." + ending.split(".")[-1] for ending in ENDINGS})  # browsers know what is behind the last dot
 PLAIN_NAME = re.compile(r"\w[\w .,()+-]*")
 
 

@@ -150,6 +150,7 @@ def test_a_wrong_upload_is_refused_at_its_field(page: Tuning, tmp_path: Path) ->
 
 def test_an_upload_has_a_size_a_plain_name_and_a_kind_that_the_backend_reads(tmp_path: Path) -> None:
     assert uploads.ENDINGS == ENDINGS
+    assert uploads.CHOOSABLE == [".csv", ".gz", ".jsonl", ".parquet"]
     odd = tmp_path / "a:b\u202e.csv"
     odd.write_text("prompt,response\nfox?,dog\n")
     handed = Path(uploads.handed_on(str(odd), "task_data"))
