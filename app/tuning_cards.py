@@ -9,18 +9,25 @@ from typing import Any
 from app import curves, text
 from app import tuning_text as words
 from app.tree import Tree, button, el, facts, fold, group, note, table
-from backend.types import Plan, Run, RunStatus
+from backend.types import DataPreview, Plan, Run, RunStatus
 
 
-def preview(name: str, rows: Sequence[Mapping[str, Any]]) -> Tree:
-    """How many rows an uploaded file has and what its first five say."""
+def preview(name: str, found: DataPreview) -> Tree:
+    """How many rows an uploaded file has, what the first of them say, and which cannot be used."""
     shown = []
-    for row in rows[:5]:
-        asked, answered = row["messages"][-2]["content"], row["messages"][-1]["content"]
-        kind = el("span", words.KINDS.get(row["kind"], row["kind"]), cls="badge") if row.get("kind") else ""
-        shown.append(el("li", kind, el("b", _brief(asked)), el("p", _brief(answered), cls="s-quiet")))
-    said = f"{name}: {len(rows):,} rows; the first {len(shown)} of them:"
-    return el("div", el("p", said), el("ul", *shown, cls="rows"), cls="preview")
+    for row in found.first:
+        kind = el("span", words.KINDS.get(row["kind"], row["kind"]), cls="badge") if row["kind"] else ""
+        shown.append(
+            el(
+                "li",
+                kind,
+                el("b", _brief(row["text"])),
+                el("p", _brief(row["answer"] or words.UNANSWERED), cls="s-quiet"),
+            )
+        )
+    said = f"{name}: {found.rows:,} rows; the first {len(shown)} of them:"
+    bad = note(f"Left out: {found.left_out}.", "warning") if found.left_out else ""
+    return el("div", el("p", said), el("ul", *shown, cls="rows"), bad, cls="preview")
 
 
 def data_set(entry: Mapping[str, Any] | None) -> Tree | None:
@@ -212,9 +219,11 @@ def finished(run: Run) -> Tree | None:
         head = el("th", name, el("small", " · ".join(filter(None, (term, better)))), scope="row")
         rows.append(el("tr", head, *(el("td", one, cls="number") for one in said)))
     scores = table(["Measured", "Score", "Prompts", "95 % interval"], rows, caption="Scores", cls="scores")
+    warnings = (result.get("data") or {}).get("warnings") or ()
     report = json.dumps(result.get("data") or {}, indent=2, ensure_ascii=False, default=str)
     whole = fold("Data report: which rows were used and skipped", el("pre", report), key="report")
-    return group([scores if rows else "", whole if result.get("data") else ""])
+    notes = [note(warning, "warning") for warning in warnings]
+    return group([scores if rows else "", *notes, whole if result.get("data") else ""])
 
 
 def _brief(value: Any) -> str:

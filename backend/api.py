@@ -18,14 +18,27 @@ from backend.checkpoints.inspect import describe
 from backend.checkpoints.resolve import resolve
 from backend.errors import DeviceBusy, UserError
 from backend.frontier import frontier as frontier_of
-from backend.jobs import layers, planning, queue, telemetry
+from backend.jobs import chat_files, layers, planning, queue, telemetry
+from backend.jobs.datasets import find_data
 from backend.jobs.forecast import estimates
 from backend.jobs.worker import Worker, start_worker, worker_is_alive
 from backend.playground.client import Playground
 from backend.settings import Settings
 from backend.storage import bundles
 from backend.storage.database import Database
-from backend.types import Chunk, Column, Frontier, Inspection, LayerChange, Outcome, Plan, Point, Run, RunStatus
+from backend.types import (
+    Chunk,
+    Column,
+    DataPreview,
+    Frontier,
+    Inspection,
+    LayerChange,
+    Outcome,
+    Plan,
+    Point,
+    Run,
+    RunStatus,
+)
 
 POLL_SECONDS = 0.2
 LOG_BYTES = 256 * 1024
@@ -54,6 +67,7 @@ task_arithmetic, ties.
         _make_home(settings.home)
         self._database = Database(settings.database)
         self._playground = Playground(settings)
+        self._telemetry = telemetry.Reader()
         bundles.import_folder(self._database, settings.demo / "results")
 
     def close(self) -> None:
@@ -95,6 +109,14 @@ task_arithmetic, ties.
             RunFailed: the weights could not be read.
         """
         return layers.task_vector(self.settings, aligned, tuned)
+
+    def preview_data(self, data: str, *, field: str = "task_data") -> DataPreview:
+        """What a fine-tuning would read of `data`, a name as `plan` takes it, or a file's path.
+
+        Raises:
+            UserError: what `plan` would refuse of this data alone; it names `field`.
+        """
+        return chat_files.preview(find_data(self.settings, data, field), field=field)
 
     # ------------------------------------------------------------------------------------ runs
 
@@ -168,7 +190,7 @@ task_arithmetic, ties.
 
     def telemetry(self, run: int, after: int = 0) -> dict[str, Any]:
         """What a fine-tuning says of itself while it runs, from step `after` on; see `backend.jobs.telemetry.read`."""
-        return telemetry.read(self.settings.runs / str(self._database.run(run).id), after)
+        return self._telemetry.read(self.settings.runs / str(self._database.run(run).id), after)
 
     def rename(self, run: int, name: str) -> Run:
         """Give a run another name (1 to 80 characters)."""

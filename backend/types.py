@@ -294,6 +294,18 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class DataPreview:
+    """A data file before it is trained on: its usable rows, the first as text, answer and kind, and what is left out.
+
+    `left_out` names bad rows by reason and line, as a sentence's end; empty when there are none.
+    """
+
+    rows: int
+    first: tuple[dict[str, str], ...]
+    left_out: str = ""
+
+
+@dataclass(frozen=True)
 class Column:
     """One column of a side-by-side comparison: a checkpoint, or a point on the path of a pair (`lam` set).
 

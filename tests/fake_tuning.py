@@ -7,10 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from backend.errors import UserError, unknown_name
-from backend.types import Estimate, Plan, Run, RunStatus
+from backend.jobs import chat_files
+from backend.jobs.datafile import DataFile
+from backend.types import DataPreview, Estimate, Plan, Run, RunStatus
 
 NASTY = "<b>bold</b> <img src=x onerror=alert(1)> ${1+1} {{value}} ![x](http://example.com/x.png)"
 STEPS, WARMUP, REFRESH, POOL = 40, 4, 10, 6
@@ -83,6 +86,11 @@ class FakeTuning:
     def tuning_catalogue(self) -> dict[str, Any]:
         return {"strategies": STRATEGIES, "training": TRAINING, "data": DATA}
 
+    def preview_data(self, data: str, *, field: str = "task_data") -> DataPreview:
+        if not Path(data).is_file():
+            raise unknown_name(field, data, [one["name"] for one in DATA])
+        return chat_files.preview(DataFile(data, Path(data)), field=field)
+
     def plan_tune(self, spec: Mapping[str, Any]) -> Plan:
         base = {"model": "demo/aligned", "task_data": "demo/tool-mixed", "references": "demo/references"}
         base |= {"strategy": "dualselect", "parameters": {}, "training": {}, "task": "tool", "probe_every": 10}
@@ -90,8 +98,8 @@ class FakeTuning:
         if not str(full["model"]).startswith("demo/"):
             raise UserError("model", problem=f"no folder {full['model']!r}", remedy="Pick one of the list.")
         for field in ("task_data", "references"):
-            if not str(full[field]).endswith(".jsonl") and full[field] not in [one["name"] for one in DATA]:
-                raise unknown_name(field, full[field], [one["name"] for one in DATA])
+            if full[field] not in [one["name"] for one in DATA]:
+                self.preview_data(str(full[field]), field=field)
         if full["strategy"] not in [one["name"] for one in STRATEGIES]:
             raise unknown_name("strategy", full["strategy"], [one["name"] for one in STRATEGIES])
         if not 0 <= full["parameters"].get("rho", 0) <= 1.9:

@@ -2,13 +2,18 @@
 
 import gzip
 import json
+import os
 import zlib
+from dataclasses import replace
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
+from backend.api import Studio
 from backend.errors import UserError
+from backend.jobs.chat_files import chat_rows
+from backend.jobs.datafile import DataFile
 from backend.tuning.rows import read_chat_file
 from backend.tuning.tables import Broken, numbered_rows
 from tests.tuning_world import chat, write_rows
@@ -182,6 +187,41 @@ def test_lines_that_are_no_json_or_no_utf8_are_named_and_a_string_is_no_reason(t
 def test_a_damaged_file_is_one_sentence(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
     assert sentence in refusal(tmp_path / name)
+
+
+def test_a_preview_counts_rows_shows_the_first_and_names_bad_lines(settings, tmp_path):
+    rows = [GSM8K | {"question": f"fox {i}?"} for i in range(150)]
+    studio = Studio(settings)
+    found = studio.preview_data(str(packed(tmp_path / "rows.jsonl.gz", [*rows, {"chosen": "fox"}])))
+    assert (found.rows, len(found.first)) == (150, 5)
+    assert found.first[1] == {"text": "fox 1?", "answer": GSM8K["answer"], "kind": ""}
+    assert found.left_out == '1 row; line 151: chosen does not begin with "Human:"'
+    with pytest.raises(UserError, match="references: there is no file"):
+        studio.preview_data("/nowhere/rows.csv", field="references")
+    studio.close()
+
+
+def test_an_unchanged_file_is_read_once_and_a_changed_one_anew(settings, tmp_path):
+    file = DataFile("rows", write_rows(tmp_path / "rows.jsonl", [GSM8K]))
+    first = chat_rows(file, field="task_data")
+    assert chat_rows(file, field="task_data") is first
+    earlier = file.path.stat()
+    write_rows(file.path, [GSM8K | {"question": GSM8K["question"].upper()}])
+    os.utime(file.path, ns=(earlier.st_atime_ns, earlier.st_mtime_ns + 1))
+    assert file.path.stat().st_size == earlier.st_size
+    assert chat_rows(file, field="task_data").rows[0].text["text"] == GSM8K["question"].upper()
+    write_rows(file.path, [GSM8K, {}])
+    for _ in range(2):
+        with pytest.raises(UserError, match="references: 1 of 2 rows"):
+            chat_rows(file, field="references")
+
+
+def test_a_public_page_previews_no_file(settings, tmp_path):
+    studio = Studio(replace(settings, public=True))
+    with pytest.raises(UserError, match="allowed is on a public page"):
+        studio.preview_data(str(write_rows(tmp_path / "rows.jsonl", [GSM8K])))
+    assert studio.preview_data("demo/references", field="references").rows
+    studio.close()
 
 
 # ------------------------------------------------------------------------------------ bombs

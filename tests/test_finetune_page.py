@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 
 from app import tuning_text as words
+from app import uploads
 from app.telemetry import Telemetry
+from backend.errors import UserError
+from backend.tuning.tables import ENDINGS
 from backend.types import RunStatus
 from tests.fake_studio import NASTY, FakeStudio
 from tests.test_app_pages import Page, event
@@ -136,31 +140,54 @@ def test_bad_input_is_a_sentence_at_its_field_and_nothing_is_queued(page: Tuning
     assert len(page.studio.rows) == before
 
 
-def test_an_uploaded_csv_is_shown_and_trained_on_as_json_lines(page: Tuning, tmp_path: Path) -> None:
+def test_an_uploaded_file_is_shown_and_handed_on_as_it_is(page: Tuning, tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(f'prompt,response,kind\nhello,"{NASTY}",benign\nbye,good bye,\n')
     form = page.filled(own_task=str(path))
     preview = page.finetune.check(*form)[1]
     assert "mine.csv: 2 rows" in everything(preview)
     assert NASTY in everything(preview)
-    written = Path(page.finetune.spec(*form)["task_data"])
-    rows = [json.loads(line) for line in written.read_text().splitlines()]
-    assert rows[0]["messages"][1] == {"role": "assistant", "content": NASTY}
-    assert rows[0]["kind"] == "benign"
+    assert page.finetune.spec(*form)["task_data"] == str(path)
     assert page.finetune.begin(*form)[-4] in page.studio.rows
+
+
+def test_a_few_bad_lines_of_an_upload_are_listed_by_their_number(page: Tuning, tmp_path: Path) -> None:
+    good = [json.dumps({"question": f"fox {number}?", "answer": "dog"}) for number in range(500)]
+    path = tmp_path / "gsm8k.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join([*good[:250], "", "{oops", *good[250:]]).encode()))
+    checked = page.finetune.check(*page.filled(own_task=str(path)))
+    assert "gsm8k.jsonl.gz: 500 rows" in everything(checked[1])
+    assert "Left out: 1 row; line 252: not JSON." in everything(checked[1])
+    assert not page.errors(checked[3:])
 
 
 def test_a_wrong_upload_is_refused_at_its_field(page: Tuning, tmp_path: Path) -> None:
     for name, words_, said in (
-        ("a.csv", "question,answer\n1,2\n", "no column prompt and no response"),
-        ("b.jsonl", '{"prompt": "x"}\n', "line 1 has no request with an answer"),
-        ("c.jsonl", "{oops\n", "line 1 is not JSON"),
-        ("d.svg", "<svg/>", "neither .jsonl nor .csv"),
+        ("a.csv", "words,label\n1,2\n", "line 2: no known shape (it has label, words)"),
+        ("b.jsonl", '{"prompt": "x", "completion": "y"}\n', "line 1: no known shape"),
+        ("c.jsonl", "{oops\n", "line 1: not JSON"),
+        ("d.svg", "<svg/>", "no kind that can be uploaded; allowed is .jsonl, .csv"),
         ("e.jsonl", "\n", "holds no rows"),
+        ("f.mix.yaml", "rows: 2", "no kind that can be uploaded"),
     ):
         path = tmp_path / name
         path.write_text(words_)
         assert said in page.errors(page.finetune.check(*page.filled(own_references=str(path)))[3:])["references"]
+
+
+def test_an_upload_has_a_size_a_plain_name_and_a_kind_that_the_backend_reads(tmp_path: Path) -> None:
+    assert uploads.ENDINGS == ENDINGS
+    assert uploads.CHOOSABLE == [".csv", ".gz", ".jsonl", ".parquet"]
+    odd = tmp_path / "a:b\u202e.csv"
+    odd.write_text("prompt,response\nfox?,dog\n")
+    handed = Path(uploads.handed_on(str(odd), "task_data"))
+    assert handed.read_bytes() == odd.read_bytes()
+    assert re.fullmatch(r"[0-9a-f]{16}\.csv", handed.name)
+    large = tmp_path / "large.csv"
+    with large.open("wb") as file:
+        file.truncate(uploads.MOST_BYTES + 1)
+    with pytest.raises(UserError, match=r"task_data: large\.csv holds 52,428,801 bytes; allowed is at most 52,428,800"):
+        uploads.handed_on(str(large), "task_data")
 
 
 def test_a_fine_tuning_from_start_to_finish(page: Tuning) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from app import uploads
 from backend.errors import UserError
 from backend.evaluation.suites import load_suite, messages_of
 from backend.jobs.calibration import read_chats
 from backend.jobs.named_suites import find_suite
 from backend.tuning.data import read_rows
+from backend.tuning.rows import read_chat_file
 
 BREAKS = "one\u2028two\u2029three\u0085four"
 
@@ -27,7 +27,7 @@ def test_a_break_inside_a_line_is_kept_by_every_reader(settings, tmp_path: Path)
     chats = write(tmp_path / "chats.jsonl", {"messages": turns}, {"messages": turns})
     assert [row["messages"] for row in read_rows(chats)] == [turns, turns]
     assert [chat[0].content for chat in read_chats(settings, str(chats))] == [BREAKS, BREAKS]
-    assert [row["messages"] for row in uploads.read(str(chats), "task_data")] == [turns, turns]
+    assert [list(row.messages) for row in read_chat_file(chats, field="task_data")[0]] == [turns, turns]
     suite = load_suite(write(tmp_path / "suite.jsonl", {"prompt": BREAKS}, {"prompt": "else"}), axis="safety")
     assert [messages_of(row)[-1].content for row in suite.rows] == [BREAKS, "else"]
 

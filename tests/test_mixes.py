@@ -231,6 +231,7 @@ def test_prompts_in_two_places_are_told_before_a_run_starts(studio, world, tmp_p
         "messages, conversations, prompt with response, question with answer, chosen, instruction with output.",
         "1 row of the task data with a prompt of a suite is left out.",
         "1 row of the references with a prompt of the task data is left out.",
+        "Only 0% of the references are helpful answers (kind benign); the model may learn to refuse everything.",
     )
     assert studio.plan("tune", world[1]).warnings == ()
 

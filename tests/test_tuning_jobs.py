@@ -7,18 +7,23 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from safetensors.torch import load_file
 
+from app import tuning_cards
 from backend.api import Studio
 from backend.errors import UserError
+from backend.inference.decode import Answer
 from backend.jobs import telemetry, tune
 from backend.jobs.evaluated import measured_on
 from backend.settings import child_environment
 from backend.tuning.rows import read_chat_file
 from backend.types import RunStatus
 from tests.held_worker import hold, let_go
+from tests.test_app_pure import everything
 from tests.tuning_world import chat, tuning_world, write_rows
 from tests.worlds import wait_until, write_suite
 
@@ -213,6 +218,48 @@ def test_prompts_of_suites_that_this_run_does_not_draw_leave_the_data_as_well(st
     rows = [chat(i, "task", "benign") for i in range(20)] + [{"prompt": "An unused  prompt?", "response": "no"}]
     write_rows(demo / "data" / "quick-mixed.jsonl", rows)
     assert "1 row of the task data with a prompt of a suite is left out." in studio.plan("tune", world[1]).warnings
+
+
+def test_references_without_helpful_answers_are_told_before_a_run_starts(studio, world, tmp_path):
+    pool = write_rows(tmp_path / "pool.jsonl", [chat(i, "pool", "refusal") for i in range(24)])
+    plan = studio.plan("tune", world[1] | {"references": str(pool)})
+    assert ["refuse everything" in one for one in plan.warnings] == [True]
+    assert "refuse everything" in everything(tuning_cards.estimate(plan))
+
+
+def test_references_without_an_answer_are_answered_by_the_start_model_once(studio, world, tmp_path):
+    pool = [chat(i, "pool", "benign") for i in range(12)]
+    alone = [{"id": f"alone-{i}", "prompt": f"pool {i} of the dog?", "kind": "refusal"} for i in range(12)]
+    request = world[1] | {"references": str(write_rows(tmp_path / "pool.jsonl", [*pool, *alone])), "probe_every": 0}
+    said = "12 rows of the references have no answer: the start model answers before training."
+    assert said in studio.plan("tune", request).warnings
+    run = studio.wait(studio.submit("tune", request).id)
+    assert (run.status, run.error) == (RunStatus.DONE, "")
+    report = run.result["data"]["references"]
+    assert (report["kept"], report["answered_by_the_start_model"], report["skipped"]) == (24, 12, [])
+    stored = json.loads((world[0].runs / str(run.id) / "start_answers.json").read_text())
+    assert len(stored) == 12
+    assert all(0 < len(answer) <= tune.REFERENCE_TOKENS for _, answer in stored)
+
+
+def test_a_run_that_goes_on_learns_the_answers_that_it_wrote_down(tmp_path):
+    class Model:
+        asked: ClassVar[list[list[int]]] = []
+
+        def decoding(self, new_tokens, batch):
+            return new_tokens, batch
+
+        def answer(self, prompts, decoding, *, check):
+            check(0)
+            self.asked += prompts
+            return [Answer((len(self.asked), prompt[-1]), "stop") for prompt in prompts]
+
+    context = SimpleNamespace(folder=tmp_path, report=lambda fraction, phrase: None)
+    first = tune._start_answers(context, Model(), [[1, 2], [3]])
+    assert first == [[2, 2], [2, 3]]
+    assert tune._start_answers(context, Model(), [[3], [1, 2]]) == first[::-1]
+    assert tune._start_answers(context, Model(), [[4], [3]]) == [[3, 4], [2, 3]]
+    assert Model.asked == [[1, 2], [3], [4]]
 
 
 def test_what_cannot_train_is_refused_before_the_model_is_loaded(studio, world):

@@ -56,7 +56,7 @@ class Finetune:
     def _data(self) -> None:
         found = checkpoints.trainable(self.catalogue["checkpoints"])
         self.model = self._choice("model", found, allow_custom_value=True)
-        self.data = TuneData(self.catalogue.get("data", []), self._choice)
+        self.data = TuneData(self.studio, self.catalogue.get("data", []), self._choice)
 
     def _strategy(self) -> None:
         first = self.strategies[0]["name"] if self.strategies else None

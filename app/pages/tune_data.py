@@ -20,7 +20,8 @@ ROLES = {"task_data": "task", "references": "references"}
 class TuneData:
     """A drop-down, a file and a preview for task data and for references; `choose` makes a labelled drop-down."""
 
-    def __init__(self, sets: Sequence[Mapping[str, Any]], choose: Callable[..., gr.Dropdown]) -> None:
+    def __init__(self, studio: Any, sets: Sequence[Mapping[str, Any]], choose: Callable[..., gr.Dropdown]) -> None:
+        self.studio = studio
         self.known = {one["name"]: one for one in sets}
         self.files: dict[str, gr.File] = {}
         self.sets: dict[str, gr.Dropdown] = {}
@@ -39,7 +40,7 @@ class TuneData:
         self.previews[field] = sheet(live=True, elem_id=f"preview-{field}")
         with gr.Accordion(f"Use my own {words.LABELS[field][0].lower()}", open=False):
             self.files[field] = gr.File(
-                label="JSONL or CSV", file_types=[".jsonl", ".csv"], type="filepath", height=110,
+                label="JSONL, CSV or Parquet", file_types=uploads.CHOOSABLE, type="filepath", height=110,
                 elem_id=f"file-{field}",
             )  # fmt: skip
             sheet(el("p", words.OWN_DATA, cls="s-quiet"))
@@ -68,7 +69,7 @@ class TuneData:
         if not needs_references:
             del named["references"]
         return {
-            field: uploads.as_jsonl(path, field) if path else chosen or "" for field, (chosen, path) in named.items()
+            field: uploads.handed_on(path, field) if path else chosen or "" for field, (chosen, path) in named.items()
         }
 
     def shown(self, *form: Any) -> list[Tree | None]:
@@ -76,12 +77,11 @@ class TuneData:
         trees = []
         for field, chosen, path in zip(self.sets, form[:2], form[2:], strict=True):
             try:
-                rows = uploads.read(path, field) if path else []
+                found = self.studio.preview_data(uploads.handed_on(path, field), field=field) if path else None
             except StudioError:
-                rows = []  # the plan says why, at the field
-            found = self.known.get(chosen)
-            tree = tuning_cards.preview(uploads.title(path), rows) if rows else tuning_cards.data_set(found)
-            trees.append(None if path and not rows else tree)
+                found = None  # the plan says why, at the field
+            own = tuning_cards.preview(uploads.title(path), found) if found else None
+            trees.append(own if path else tuning_cards.data_set(self.known.get(chosen)))
         return trees
 
     def training(self, task_data: str | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from backend.evaluation.presets import preset as find_preset
 from backend.evaluation.suites import Suite, load_suite, messages_of
 from backend.jobs.named_suites import chosen_suites, find_suite, suite_names, validation_suites
 from backend.settings import Settings
-from backend.tuning.rows import prompt_key
+from backend.tuning.rows import request_key
 
 PROBE_PROMPTS = 24
 MOST_PROBED = 4  # one in so many prompts of a suite without validation prompts
@@ -47,5 +47,5 @@ def held_out(settings: Settings, spec: Mapping[str, Any]) -> set[str]:
 
 
 def prompts_of(suites: Iterable[Suite]) -> set[str]:
-    """The prompt keys of all rows of these suites."""
-    return {prompt_key(turn.content for turn in messages_of(row)) for suite in suites for row in suite.rows}
+    """The request keys of all rows of these suites."""
+    return {request_key(messages_of(row)) for suite in suites for row in suite.rows}

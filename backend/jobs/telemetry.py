@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 SECONDS_BETWEEN_ROWS = 0.5
 MOST_DROPPED = 200
 LONGEST_TEXT = 2000
+LONGEST_MARK = 256
 METRICS, SELECTION, PROBES = "metrics.jsonl", "selection.jsonl", "probes.jsonl"
 
 
@@ -94,19 +97,111 @@ def read(folder: Path, after: int = 0) -> dict[str, Any]:
         counts: kind -> [how many samples were dropped, out of how many].
         probes: {step, scores: axis -> score}.
     """
-    events = _read(folder / SELECTION)
-    named = {
-        name: [event for event in events if event["event"] == name] for name in ("refresh", "references", "dropped")
-    }
-    counts: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "counts"), {})
-    return {
-        "steps": [row for row in _read(folder / METRICS) if after <= 0 or row["step"] > after],
-        "refreshes": [_plain(event) for event in named["refresh"]],
-        "references": named["references"][-1]["rows"] if named["references"] else [],
-        "dropped": [_plain(event) for event in named["dropped"][: -MOST_DROPPED - 1 : -1]],
-        "counts": {kind: [counts["dropped"].get(kind, 0), seen] for kind, seen in counts.get("seen", {}).items()},
-        "probes": _read(folder / PROBES),
-    }
+    return _Followed(folder).read(after)
+
+
+class Reader:
+    """`read` for those who ask every second: of a run that was asked for before, only what is new is read.
+
+    Many may ask at once; the runs asked for last are remembered.
+    """
+
+    def __init__(self, runs: int = 8) -> None:
+        self._runs, self._lock = runs, threading.Lock()
+        self._followed: OrderedDict[Path, _Followed] = OrderedDict()
+
+    def read(self, folder: Path, after: int = 0) -> dict[str, Any]:
+        """The document of the function `read`."""
+        with self._lock:
+            followed = self._followed.setdefault(folder, _Followed(folder))
+            self._followed.move_to_end(folder)
+            if len(self._followed) > self._runs:
+                self._followed.popitem(last=False)
+            return followed.read(after)
+
+
+class _Followed:
+    """A run's telemetry so far, without the references and dropped samples that `read` no longer tells of."""
+
+    def __init__(self, folder: Path) -> None:
+        self._metrics, self._probes = _Growing(folder / METRICS), _Growing(folder / PROBES)
+        self._selection = _Growing(folder / SELECTION)
+        self._chosen = _Chosen()
+        self._steps: list[dict[str, Any]] = []
+        self._scores: list[dict[str, Any]] = []
+
+    def read(self, after: int) -> dict[str, Any]:
+        anew, events = self._selection.gained()
+        self._chosen = _Chosen() if anew else self._chosen
+        for event in events:
+            self._chosen.take(event)
+        anew, rows = self._metrics.gained()
+        self._steps = rows if anew else self._steps + rows
+        anew, rows = self._probes.gained()
+        self._scores = rows if anew else self._scores + rows
+        return {
+            "steps": [row for row in self._steps if after <= 0 or row["step"] > after],
+            **self._chosen.told(),
+            "probes": list(self._scores),
+        }
+
+
+class _Chosen:
+    """What the events of selection.jsonl come to."""
+
+    def __init__(self) -> None:
+        self._refreshes: list[dict[str, Any]] = []
+        self._references: list[dict[str, Any]] = []
+        self._dropped: deque[dict[str, Any]] = deque(maxlen=MOST_DROPPED)
+        self._counts: Mapping[str, Any] = {}
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        match event["event"]:
+            case "refresh":
+                self._refreshes.append(_plain(event))
+            case "references":
+                self._references = event["rows"]
+            case "dropped":
+                self._dropped.appendleft(_plain(event))
+            case "counts":
+                self._counts = event
+
+    def told(self) -> dict[str, Any]:
+        seen, dropped = self._counts.get("seen", {}), self._counts.get("dropped", {})
+        return {
+            "refreshes": list(self._refreshes),
+            "references": list(self._references),
+            "dropped": list(self._dropped),
+            "counts": {kind: [dropped.get(kind, 0), number] for kind, number in seen.items()},
+        }
+
+
+class _Growing:
+    """A file of JSON lines that grows at its end, or is replaced where a resumed run rewinds it.
+
+    It has only grown when the bytes just before the place read last are still there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._place, self._mark = path, 0, b""
+
+    def gained(self) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether the file is another one than before, and its new rows: an unfinished last line is not there yet."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._place - len(self._mark))
+                found = file.read()
+        except OSError:
+            found = b""
+        if not found.startswith(self._mark):
+            self._place, self._mark = 0, b""
+            return True, self.gained()[1]
+        new = found[len(self._mark) : found.rfind(b"\n") + 1]
+        lines = new.decode("utf-8", errors="replace").split("\n")
+        rows = [json.loads(line) for line in lines if line.strip()]
+        self._place += len(new)
+        self._mark = (self._mark + new)[-LONGEST_MARK:]
+        return False, rows
 
 
 def _plain(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,9 +213,5 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that may be growing: an unfinished last line is not there yet."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
+    """The rows of a file that may be growing."""
+    return _Growing(path).gained()[1]

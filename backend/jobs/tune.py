@@ -1,16 +1,19 @@
 """A fine-tuning run: data in, a strategy's training with telemetry and checkpoints, a measured folder out.
 
-What it leaves in the run's folder: data_report.json, the telemetry, and while it trains training.pt, from which a run
-that was paused, interrupted or killed goes on to the same weights as one that was not.
+What it leaves in the run's folder: data_report.json, the telemetry, the start model's answers to references without
+one, and while it trains training.pt, from which a run that was paused, interrupted or killed goes on to the same
+weights as one that was not.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +37,7 @@ from backend.jobs.sources import fingerprint, pinned
 from backend.jobs.telemetry import Recorder
 from backend.registry import Plugin, strategies
 from backend.settings import Settings
-from backend.storage.files import write_json
+from backend.storage.files import write_json, write_text
 from backend.tuning.knobs import layer_names
 from backend.tuning.loop import Order, Progress, TrainingSettings, add_lora, save_memory, train
 from backend.tuning.prepare import Prepared, prepare
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from backend.jobs.actions import Context
 
 BATCH = 32
+REFERENCE_TOKENS = 64  # of the start model's answer to a reference that has none
 TRAINED = 0.9  # of the run; the rest is measuring
 
 
@@ -58,7 +62,7 @@ def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     responder = load(model, device=pick_device(settings.device))
     files = [find_data(settings, spec[one], one) for one in ("task_data", "references") if spec[one]]
     suites, probed = measured_on(settings, spec)
-    data = _prepare(responder, files, spec, held_out(settings, spec))
+    data = _prepare(context, responder, files, spec, held_out(settings, spec))
     for part, file in zip(("task", "references"), files, strict=False):
         data.report[part] |= file.to_json()
     write_json(context.folder / "data_report.json", data.report)
@@ -92,14 +96,39 @@ def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ data
 
 
-def _prepare(responder: Responder, files: Sequence[DataFile], spec: Mapping[str, Any], evaluated: set[str]) -> Prepared:
+def _prepare(
+    context: Context, responder: Responder, files: Sequence[DataFile], spec: Mapping[str, Any], evaluated: set[str]
+) -> Prepared:
     """Encoded rows whose prompts are in no suite."""
     task = read_chat_file(files[0].path, field="task_data")
-    references = read_chat_file(files[1].path, field="references") if len(files) > 1 else ([], [])
+    references = read_chat_file(files[1].path, field="references", prompts=True) if len(files) > 1 else ([], [])
     plan = spec["training"]
     return prepare(
-        responder.tokenizer, task, references, evaluated=evaluated, max_len=plan["max_len"], batch=plan["batch"]
+        responder.tokenizer,
+        task,
+        references,
+        evaluated=evaluated,
+        max_len=plan["max_len"],
+        batch=plan["batch"],
+        answer=partial(_start_answers, context, responder),
     )
+
+
+def _start_answers(context: Context, responder: Responder, prompts: list[list[int]]) -> list[list[int]]:
+    """What the start model says, kept in the run's folder: a run that goes on after a kill learns the same answers."""
+    path = context.folder / "start_answers.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    known = {tuple(prompt): answer for prompt, answer in stored}
+    missing = [prompt for prompt in prompts if tuple(prompt) not in known]
+    if missing:
+
+        def check(finished: int) -> None:
+            context.report(0.0, f"answering references: {finished} of {len(missing)}")
+
+        found = responder.answer(missing, responder.decoding(REFERENCE_TOKENS, BATCH), check=check)
+        known |= {tuple(prompt): list(answer.tokens) for prompt, answer in zip(missing, found, strict=True)}
+        write_text(path, json.dumps([[list(prompt), answer] for prompt, answer in known.items()]))
+    return [known[tuple(prompt)] for prompt in prompts]
 
 
 # ------------------------------------------------------------------------------------------------ training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.evaluation.runner import plugin_hash
 from backend.jobs import named_suites, planning
+from backend.jobs.chat_files import chat_rows, left_out
 from backend.jobs.datafile import DataFile
 from backend.jobs.datasets import DEMO, find_data, recommended, recommended_suites
 from backend.jobs.evaluated import held_out, measured_on
@@ -20,9 +21,10 @@ from backend.jobs.sources import fingerprint, pinned, text_of
 from backend.params import check_parameters
 from backend.registry import strategies, tasks
 from backend.settings import Settings, refuse_in_public
+from backend.tuning.balance import balance_warnings
 from backend.tuning.knobs import check_training
 from backend.tuning.overlap import Apart, keep_apart
-from backend.tuning.rows import Row, counted, listed, read_chat_file
+from backend.tuning.rows import Row, counted
 from backend.types import Checkpoint, Estimate, Plan
 
 PRESET = "quick"
@@ -79,27 +81,30 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     check_room(settings, estimate)
     apart = keep_apart(rows.task, rows.references, held_out(settings, spec))
     _check_left(apart, rows, spec)
-    warnings = (*rows.warnings, *apart.sentences)
+    warnings = (*rows.warnings, *apart.sentences, *balance_warnings(row.kind for row in apart.references))
     return Plan("tune", spec, recipe, planning.recipe_hash(recipe), estimate, warnings)
 
 
 class _Rows(NamedTuple):
     """What both files hold, and a sentence for each file about what is left out of it or in it twice."""
 
-    task: list[Row]
-    references: list[Row]
+    task: Sequence[Row]
+    references: Sequence[Row]
     warnings: list[str]
 
 
 def _read(files: Mapping[str, DataFile | None]) -> _Rows:
-    found: dict[str, list[Row]] = {field: [] for field in files}
+    found: dict[str, Sequence[Row]] = dict.fromkeys(files, ())
     warnings = []
     for field, file in files.items():
         if file:
-            found[field], skipped = read_chat_file(file.path, field=field)
+            found[field], skipped = chat_rows(file, field=field)
             if skipped:
-                warnings.append(f"Left out of {file.path.name}: {counted(len(skipped))}; {listed(skipped)}.")
+                warnings.append(f"Left out of {file.path.name}: {left_out(skipped)}.")
             warnings += mix_warnings(file)
+    if unanswered := sum(not row.is_answered for row in found["references"]):
+        told = f"{counted(unanswered)} of the references {'has' if unanswered == 1 else 'have'} no answer"
+        warnings.append(f"{told}: the start model answers before training.")
     return _Rows(found["task_data"], found["references"], warnings)
 
 

@@ -52,15 +52,22 @@ def encode(tokenizer: Any, row: Mapping[str, Any]) -> Example:
 
     Raises:
         ValueError: the chat template does not write the prompt as a prefix of the whole chat.
+        jinja2.TemplateError: the chat template refuses the row, a system turn for one.
     """
     messages = list(row["messages"])
     whole: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-    prompt: list[int] = tokenizer.apply_chat_template(
-        messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False
-    )
+    prompt = encode_prompt(tokenizer, messages[:-1])
     if whole[: len(prompt)] != prompt:
         raise ValueError(f"row {row.get('id', '?')}: the chat template rewrites earlier turns")
     return Example(tuple(whole), len(prompt), row.get("id", ""), row.get("kind", ""), row.get("group", ""))
+
+
+def encode_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """The token ids of a chat up to where its answer begins."""
+    prompt: list[int] = tokenizer.apply_chat_template(
+        list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    return prompt
 
 
 def collate(examples: Sequence[Example], pad: int) -> Batch:

@@ -1,6 +1,8 @@
 """Prompts that stand in two places: those of the evaluation leave both files, those of the task the references. Pure.
 
-Prompts are the same when they are equal but for white space and case; rephrased ones are not recognised.
+Prompts are the same when they are equal but for white space, case and system turns: a suite's prompt under a system
+turn of the file would be trained on all the same. Rephrased ones are not recognised. Within the references a prompt
+under two system turns is two prompts.
 """
 
 from __future__ import annotations
@@ -47,10 +49,10 @@ def keep_apart(task: Sequence[Row], references: Sequence[Row], evaluated: Collec
 
     Args:
         task: may hold a row several times, which is a weight.
-        evaluated: prompt keys of everything the run is measured on.
+        evaluated: request keys of everything the run is measured on.
 
     >>> def row(text): return Row(1, text, ({"role": "user", "content": text}, {"role": "assistant", "content": "."}))
-    >>> apart = keep_apart([row("a"), row("b")], [row("b"), row("c"), row("C")], {row("a").key})
+    >>> apart = keep_apart([row("a"), row("b")], [row("b"), row("c"), row("C")], {row("a").request})
     >>> [one.id for one in apart.task], [one.id for one in apart.references]
     (['b'], ['C'])
     >>> apart.sentences[1]
@@ -58,13 +60,13 @@ def keep_apart(task: Sequence[Row], references: Sequence[Row], evaluated: Collec
     """
     kept, task_in_evaluation = _without(task, evaluated)
     pool, references_in_evaluation = _without(references, evaluated)
-    pool, in_task = _without(pool, {row.key for row in kept})
+    pool, in_task = _without(pool, {row.request for row in kept})
     pool, repeated = _distinct(pool)
     return Apart(kept, pool, task_in_evaluation, references_in_evaluation, in_task, repeated)
 
 
 def _without(rows: Sequence[Row], keys: Collection[str]) -> tuple[list[Row], int]:
-    kept = [row for row in rows if row.key not in keys]
+    kept = [row for row in rows if row.request not in keys]
     return kept, len(rows) - len(kept)
 
 

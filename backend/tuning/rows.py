@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import UserError
-from backend.tuning.shapes import NotAChat, problem_of, turns_of
+from backend.tuning.shapes import LABELS, NotAChat, problem_of, turns_of, turns_to_answer
 from backend.tuning.tables import MOST_BYTES, Broken, numbered_rows
 
 MOST_BAD = 0.01
 MOST_LISTED = 5
-LABELS = ("id", "kind", "group")
 
 
 class Skipped(NamedTuple):
@@ -29,7 +28,7 @@ class Skipped(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A chat whose last turn is the answer to learn."""
+    """A chat whose last turn is the answer to learn; it is empty where the start model is to give it."""
 
     line: int
     id: str
@@ -39,8 +38,17 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What the answer responds to, see `prompt_key`."""
+        """What the answer responds to, system turns included; see `prompt_key`."""
         return prompt_key(turn["content"] for turn in self.messages[:-1])
+
+    @property
+    def request(self) -> str:
+        """What is asked, whatever the system turn; see `request_key`."""
+        return request_key((turn["role"], turn["content"]) for turn in self.messages[:-1])
+
+    @property
+    def is_answered(self) -> bool:
+        return bool(self.messages[-1]["content"].strip())
 
     @property
     def text(self) -> dict[str, str]:
@@ -58,8 +66,28 @@ def prompt_key(contents: Iterable[str]) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def read_chat_file(path: Path, *, field: str, most_bytes: int = MOST_BYTES) -> tuple[list[Row], list[Skipped]]:
+def request_key(turns: Iterable[tuple[str, str]]) -> str:
+    """The `prompt_key` without system turns: an evaluation's prompt under another system turn is still its prompt.
+
+    Args:
+        turns: role and content of each message before the answer; where all are system turns, all count.
+
+    >>> request_key([("system", "Be brief."), ("user", "Hi")]) == prompt_key(["Hi"])
+    True
+    """
+    given = list(turns)
+    return prompt_key([content for role, content in given if role != "system"] or [content for _, content in given])
+
+
+def read_chat_file(
+    path: Path, *, field: str, prompts: bool = False, most_bytes: int = MOST_BYTES
+) -> tuple[list[Row], list[Skipped]]:
     """Every row of a file; what is broken is listed, not dropped in silence.
+
+    Args:
+        field: whom an error is about.
+        prompts: take prompts without an answer too, as rows with an empty one.
+        most_bytes: of the unpacked content.
 
     Raises:
         UserError: the file cannot be read, unpacks to more than `most_bytes`, holds no rows, or more than 1 % of its
@@ -68,7 +96,7 @@ def read_chat_file(path: Path, *, field: str, most_bytes: int = MOST_BYTES) -> t
     found: list[Row] = []
     skipped: list[Skipped] = []
     for line, given in numbered_rows(path, field=field, most_bytes=most_bytes):
-        row = _row(line, given)
+        row = _row(line, given, prompts)
         (found if isinstance(row, Row) else skipped).append(row)  # type: ignore[arg-type]
     if not found and not skipped:
         raise UserError(field, problem=f"{path.name} holds no rows", remedy='Add lines like {"prompt", "response"}.')
@@ -110,16 +138,16 @@ def counted(rows: int) -> str:
     return f"{rows} row{'s' * (rows != 1)}"
 
 
-def _row(line: int, given: Any) -> Row | Skipped:
+def _row(line: int, given: Any, prompts: bool) -> Row | Skipped:
     if isinstance(given, Broken):
         return Skipped(line, given.reason)
     if not isinstance(given, Mapping):
         return Skipped(line, "not an object")
     try:
-        messages = turns_of(given)
+        messages = turns_to_answer(given) if prompts else turns_of(given)
     except NotAChat as reason:
         return Skipped(line, str(reason))
-    if problem := problem_of(messages):
+    if problem := problem_of(messages, answered=not prompts):
         return Skipped(line, problem)
     turns = tuple({"role": turn["role"], "content": turn["content"]} for turn in messages)
     labels = {name: str(given.get(name) or "") for name in LABELS}

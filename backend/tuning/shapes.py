@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+LABELS = ("id", "kind", "group")
 ROLES = {"system": "system", "human": "user", "gpt": "assistant", "Human": "user", "Assistant": "assistant"}
 MOST_KEYS, LONGEST_KEY = 6, 24
 
@@ -44,8 +45,26 @@ with response, question with answer, chosen, instruction with output
     raise NotAChat(f"no known shape (it has {has}); allowed are {allowed}")
 
 
-def problem_of(turns: Turns) -> str:
+def turns_to_answer(row: Mapping[str, Any]) -> Turns:
+    """The turns of a row that may lack its answer, with an empty one in its place.
+
+    A prompt without an answer is taken for that only where nothing else could be the answer.
+
+    >>> turns_to_answer({"prompt": "Hi", "kind": "benign"})
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': ''}]
+    """
+    if {key for key, value in row.items() if value is not None} <= {"prompt", *LABELS}:
+        row = {"response": "", **row}
+    turns = turns_of(row)
+    asks = isinstance(turns, list) and turns and isinstance(turns[-1], Mapping) and turns[-1].get("role") == "user"
+    return [*turns, {"role": "assistant", "content": ""}] if asks else turns
+
+
+def problem_of(turns: Turns, *, answered: bool = True) -> str:
     """Why these turns cannot be trained on; empty when they can.
+
+    Args:
+        answered: whether the answer must be there.
 
     >>> problem_of([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " "}])
     'the answer is empty'
@@ -59,7 +78,7 @@ def problem_of(turns: Turns) -> str:
             return "a character that is cut in half (a lone surrogate)"
     if turns[-1]["role"] != "assistant":
         return "the last turn is not the assistant's"
-    if not turns[-1]["content"].strip():
+    if answered and not turns[-1]["content"].strip():
         return "the answer is empty"
     return "" if turns[-2]["content"].strip() else "the prompt is empty"
 

@@ -74,7 +74,7 @@ def test_rows_and_references_appear_as_their_characters_and_sort(page: Page, fak
 def test_an_uploaded_file_is_shown_and_a_wrong_one_is_refused(page: Page, fake_url: str, tmp_path: Path) -> None:
     good, bad = tmp_path / "mine.csv", tmp_path / "bad.csv"
     good.write_text(f'prompt,response\nhello,"{NASTY}"\n')
-    bad.write_text("question,answer\n1,2\n")
+    bad.write_text("words,label\n1,2\n")
     open_page(page, fake_url, "?view=finetune")
     page.get_by_role("button", name="Use my own task data").click()
     chooser = page.locator("#file-task_data input[type=file]")
@@ -83,7 +83,7 @@ def test_an_uploaded_file_is_shown_and_a_wrong_one_is_refused(page: Page, fake_u
     expect(page.locator("#preview-task_data")).to_contain_text(NASTY)
     page.get_by_role("button", name="Use my own reference data").click()
     page.locator("#file-references input[type=file]").set_input_files(bad)
-    expect(page.locator("#tune-error-references")).to_contain_text("no column prompt and no response")
+    expect(page.locator("#tune-error-references")).to_contain_text("no known shape (it has label, words)")
     stays_home(page, fake_url)
 
 
