@@ -25,6 +25,7 @@ from backend.inference.decode import Answer, Statistics
 from backend.inference.model import Responder, load, pick_device
 from backend.jobs.calibration import calibrated_with, read_chats
 from backend.jobs.grids import settings_of
+from backend.jobs.known_scores import known_scores
 from backend.jobs.named_suites import chosen_suites
 from backend.jobs.sources import Sources, merged_folder, open_spec
 from backend.merging.engine import merge_to_folder, open_models
@@ -132,10 +133,12 @@ def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     given = open_spec(context.settings, spec)
     out = merged_folder(context.settings, context.run, spec)
+    method = methods.get(spec["method"])
+    scores, measured = known_scores(context, method)
     recipe = merge_to_folder(
         given.aligned,
         given.tuned,
-        methods.get(spec["method"]),
+        method,
         spec["parameters"],
         out,
         extras=given.extras,
@@ -143,6 +146,8 @@ def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         calibration=calibrated_with(context.settings, spec).get("calibration"),
         seed=spec["seed"],
         donor=given.donor,
+        scores=scores,
+        measured=measured,
         hashes_in=context.settings.home / "hashes.json",
         report=context.report,
         should_stop=context.should_stop,
