@@ -62,6 +62,15 @@ def test_without_json_a_table_with_intervals_is_printed(world, capsys):
     assert "n 12" in capsys.readouterr().out
 
 
+def test_the_effective_strength_stands_beside_every_merged_point_and_nowhere_else(world, capsys):
+    assert main(["sweep", *arguments(world, grid="0.25,1")]) == 0
+    head, quarter, whole = (line.split() for line in capsys.readouterr().out.splitlines()[:3])
+    assert head[:2] == ["projection", "distance"]
+    assert [quarter[4:6], whole[4:6]] == [["0.25", "0.25"], ["1.00", "1.00"]]
+    assert main(["evaluate", "--checkpoint", "aligned", "--suites", world["suites"][0]]) == 0
+    assert "projection" not in capsys.readouterr().out
+
+
 def test_methods_sweep_in_memory_over_their_own_knob_and_several_fine_tunes(world, settings, capsys):
     tiny.folder(settings.models_root / "raw", "llama", tied=True, seed=5, near=settings.models_root / "aligned")
     several = ["--tuned", "lora", "--method", "ties", "--set", "weights=1,0.5", "--set", "density=0.2"]
