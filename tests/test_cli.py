@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from backend.__main__ import main
+from backend.api import Studio
+from backend.storage.database import Database
 from tests import tiny
 from tests.worlds import tiny_world
 
@@ -117,6 +119,31 @@ def test_the_catalogue_lists_parameters_with_ranges_and_papers(world, capsys):
     linear = next(one for one in json.loads(capsys.readouterr().out)["methods"] if one["name"] == "linear")
     assert linear["paper"] == "arXiv:2412.19512"
     assert next((p["name"], p["low"], p["high"]) for p in linear["parameters"]) == ("lam", 0, 1)
+
+
+def test_runs_are_paused_and_told_to_keep_their_weights_where_they_can_be(world, settings, capsys):
+    studio = Studio(settings)
+    run = studio.submit("sweep", world | {"grid": "0,1"}).id
+    keep = "only a fine-tuning can stop early and keep its weights"
+    assert keep in refused(capsys, "runs", "--stop-and-keep", str(run))
+    assert main(["runs", "--pause", str(run)]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "paused"
+    sentence = refused(capsys, "runs", "--pause", str(run))
+    assert "is of the kind sweep; only a fine-tuning can be paused once it runs. Cancel it instead" in sentence
+    assert "not allowed with" in refused(capsys, "runs", "--pause", str(run), "--cancel", str(run))
+    assert main(["runs", "--restart", str(run)]) == 0
+    tuning = Database(settings.database)
+    row = studio.run(run)
+    fields = {"spec": row.spec, "recipe": row.recipe, "recipe_hash": "x", "name": "t", "owner": "cli", "kind": "tune"}
+    running, done = (tuning.insert_run(**fields, status=status).id for status in ("running", "done"))
+    for action, request in (("--pause", "pause"), ("--stop-and-keep", "keep")):
+        assert main(["runs", action, str(running)]) == 0
+        assert tuning.request(running) == request
+    assert f"run {done} is done, not running. Ask while it runs." in refused(
+        capsys, "runs", "--stop-and-keep", str(done)
+    )
+    tuning.close()
+    studio.close()
 
 
 # ------------------------------------------------------------------------------------ mistakes
