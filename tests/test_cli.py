@@ -83,6 +83,10 @@ def test_methods_sweep_in_memory_over_their_own_knob_and_several_fine_tunes(worl
     distances = [point["effective"]["distance"] for point in document["points"]]
     assert distances[0] == 0
     assert distances[1] == pytest.approx(0.4 * distances[2], rel=1e-4)
+    slerp = ["sweep", *arguments(world, grid="0.5"), "--method", "slerp", "--json"]
+    assert main(slerp) == 0
+    (point,) = Studio(settings).points([json.loads(capsys.readouterr().out)["run"]])
+    assert 0 < point.details["straight_lines"]["tensors"] <= point.details["straight_lines"]["of"]
     lox = ["--aligned", "aligned", "--raw", "raw", "--method", "lox", "--suites", ",".join(world["suites"])]
     assert main(["sweep", *lox, "--grid", "0,2", "--json"]) == 0
     points = json.loads(capsys.readouterr().out)["points"]

@@ -200,7 +200,7 @@ def test_files_equal_the_pair_in_memory_whatever_the_threads(large: Any, tmp_pat
     assert all(bits(targets[name]) == bits(merged.read(name)) for name in merged.names())
 
 
-@pytest.mark.parametrize("method", ["linear", "ties"])
+@pytest.mark.parametrize("method", ["linear", "ties", "slerp"])
 def test_a_killed_merge_goes_on_and_gives_the_same_bytes(large: Any, tmp_path: Path, method: str) -> None:
     straight = merge_to_folder(
         *large, methods.get(method), check_request(methods.get(method), {}), tmp_path / "straight"
@@ -218,6 +218,8 @@ def test_a_killed_merge_goes_on_and_gives_the_same_bytes(large: Any, tmp_path: P
     recipe = merge_to_folder(*large, methods.get(method), check_request(methods.get(method), {}), tmp_path / "out")
     assert (tmp_path / "out" / first.name).stat().st_ino == before
     assert (recipe["files"], recipe["effective"]) == (straight["files"], straight["effective"])
+    assert recipe.get("straight_lines") == straight.get("straight_lines")
+    assert ("straight_lines" in recipe) == (method == "slerp")
     assert {name: file_hash(tmp_path / "out" / name) for name in recipe["files"]} == recipe["files"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         path.name for path in (tmp_path / "straight").iterdir()

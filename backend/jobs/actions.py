@@ -29,6 +29,7 @@ from backend.jobs.known_scores import known_scores
 from backend.jobs.named_suites import chosen_suites
 from backend.jobs.sources import Sources, merged_folder, open_spec
 from backend.merging.engine import merge_to_folder, open_models
+from backend.merging.ops import Effect
 from backend.merging.resident import ResidentPair
 from backend.registry import Plugin, methods
 from backend.settings import Settings
@@ -87,7 +88,8 @@ def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         if index in done:
             continue
         clock = time.monotonic()
-        effective = pair.write_into(responder.parameters(), method, {**spec["parameters"], **setting})
+        effect = Effect()
+        effective = pair.write_into(responder.parameters(), method, {**spec["parameters"], **setting}, effect=effect)
         coefficients = {"lambda" if name == "lam" else name: value for name, value in setting.items()}
         phrase = ", ".join(f"{'λ' if name == 'lam' else name} = {value:g}" for name, value in setting.items())
         measured = measure(context, responder, runner, spec, saved, (index, len(turned)), phrase)
@@ -101,7 +103,7 @@ def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
             outcomes=measured.counts,
             effective=effective,
             anchor=anchor_of(method, len(given.tuned), setting),
-            details=details_of(measured, runner, responder, time.monotonic() - clock),
+            details=details_of(measured, runner, responder, time.monotonic() - clock) | effect.lines_json(),
         )
         context.add_point(point, measured.outcomes)
     return _result(len(turned), started, saved)

@@ -191,6 +191,7 @@ def merge_to_folder(
                 "extras": {role: _input(one, should_stop) for role, one in beside.items()},
                 "donor": donor,
                 "effective": effect.to_json(),
+                **effect.lines_json(),
                 "files": writer.hashes,
                 "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             }
