@@ -235,6 +235,7 @@ def _key(
     """What an unfinished merge must share with this one for its tensors to be taken over."""
     work = {
         "method": [method.name, inspect.getsource(inspect.getmodule(method.function) or method.function)],
+        "below": _shared_source(),
         "parameters": dict(parameters),
         "seed": seed,
         "slots": slots,
@@ -243,6 +244,15 @@ def _key(
         **beyond,
     }
     return hashlib.sha256(json.dumps(work, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _shared_source() -> str:
+    """What all methods stand on: tensors that an older version of it finished are not mixed with new ones."""
+    digest, merging = hashlib.sha256(), Path(__file__).parent
+    for folder in (merging, merging.with_name("checkpoints")):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _digest(grams: Mapping[str, Tensor]) -> str:
