@@ -171,6 +171,7 @@ dtype: bfloat16
             "{merge_method: linear, base_model: a, models: [{model: b}], parameters: {normalize: false, weight: 2}}",
             "sum",
         ),
+        ("{merge_method: linear, base_model: a, models: [{model: b, parameters: {weight: x}}]}", "weight is 'x'"),
     ],
 )
 def test_a_mergekit_file_that_means_something_else_is_refused(text: str, said: str) -> None:
@@ -203,6 +204,20 @@ def test_weights_by_kind_of_module_become_layerwise() -> None:
     for name in LLAMA:
         expected = 0.25 if "self_attn" in name else 0.5 if "mlp" in name else 0.75
         assert walked(LINEAR_BY_FILTER, name) == pytest.approx(expected)
+
+
+def test_a_mergekit_file_with_weights_by_kind_merges_as_it_says(world: Path, capsys) -> None:
+    config, out = world / "config.yml", world / "out"
+    config.write_text(LINEAR_BY_FILTER.replace("model: a", "model: aligned").replace("model: b", "model: tuned"))
+    command = ["merge", "--from-mergekit", str(config), "--aligned", "aligned", "--out", str(out), "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["method"] == "layerwise"
+    models = world / "home" / "models"
+    ours, theirs, merged = (load_all(folder) for folder in (models / "aligned", models / "tuned", out))
+    for name, tensor in merged.items():
+        share = 0.25 if "self_attn" in name else 0.5 if "mlp" in name else 0.75
+        exact = ours[name].float() + share * (theirs[name].float() - ours[name].float())
+        assert torch.allclose(tensor.float(), exact, rtol=2**-8, atol=1e-6)
 
 
 def test_weights_along_the_layers_become_layerwise_where_the_final_norm_agrees() -> None:
@@ -292,7 +307,7 @@ def test_a_seed_and_a_curve_over_the_layers_are_not_lost_on_the_way_to_mergekit(
     assert "density: 0.5" in to_mergekit(dare | {"seed": 0})
     for spec, said in (
         (dare | {"seed": 7}, "mergekit's file has no seed, and dare_ties keeps what seed 7 draws"),
-        ({"method": "layerwise", "parameters": {"curve": [0, 1]}, **pair}, "a curve over the layers"),
+        ({"method": "layerwise", "parameters": {"curve": [0, 1]}, **pair}, "layerwise is not written for mergekit"),
     ):
         with pytest.raises(UserError, match=said):
             to_mergekit(spec)

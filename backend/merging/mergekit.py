@@ -89,7 +89,8 @@ def from_mergekit(
     own = [(name, {**common, **settings}) for name, settings in entries]
     tuned = [(name, settings) for name, settings in own if name != base]
     before = [settings for name, settings in own if name == base]
-    if method in WALKS and any(number_everywhere(one.get("weight", 1)) is None for _, one in own):
+    weights = [one.get("weight", 1.0) for _, one in own]
+    if method in WALKS and any(varies(one) and number_everywhere(one) is None for one in weights):
         parameters = _layerwise(method, common, before, tuned, names_of(base))
         method = "layerwise"
     else:
@@ -161,7 +162,7 @@ def to_mergekit(spec: Mapping[str, Any], *, adapters: Collection[str] = ()) -> s
 def _check_sayable(method: str, spec: Mapping[str, Any]) -> None:
     remedy = "Keep the recipe.json instead."
     if method == "layerwise":
-        problem = "a curve over the layers is not written for mergekit, which gives the final norm its first value"
+        problem = "layerwise is not written for mergekit, whose lists over the depth reach the final norm too"
         raise UserError("to-mergekit", problem=problem, remedy=remedy)
     if method not in SHARED:
         raise UserError("to-mergekit", problem=f"mergekit has no {method}", remedy=remedy)
