@@ -66,11 +66,16 @@ def _contents(said: Any) -> Any:
 
 
 def _how(run: Run, point: Point) -> str:
-    suites = ", ".join(f"{name} {suite['version']}".strip() for name, suite in run.recipe["suites"].items())
+    suites = ", ".join(_named(name, suite["version"]) for name, suite in run.recipe["suites"].items())
     judges = ", ".join(sorted(set(point.details.get("judges", {}).values())))
     device = f"{point.details.get('device', 'unknown device')} in {point.details.get('dtype', 'unknown dtype')}"
+    source = ", which came with this studio" if run.stored else " of this studio"
     return (
-        f"Measured in memory before this folder was written, as {point.label} of run {run.id} of this studio: "
+        f"Measured in memory before this folder was written, as {point.label} of run {run.id}{source}: "
         f"suites {suites}; preset {run.recipe['preset']}, seed {run.recipe['seed']}; "
         f"judged by {judges}; on {device}."
     )
+
+
+def _named(suite: str, version: str) -> str:
+    return f"{suite} (version {version})" if version else suite
