@@ -29,7 +29,8 @@ def known_scores(context: Context, method: Plugin) -> KnownScores:
     if not found:
         return KnownScores()
     run, point = max(found, key=lambda one: sum(score.n for score in one[1].scores.values()))
-    return KnownScores({axis: score.to_json() for axis, score in point.scores.items() if score.n}, _how(run, point))
+    scores = {axis: score.to_json() for axis, score in point.scores.items() if score.n}
+    return KnownScores(scores, _how(run, point)) if scores else KnownScores()
 
 
 def _points_of_these_weights(context: Context, method: Plugin) -> Iterator[tuple[Run, Point]]:
