@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from backend.__main__ import main
+from backend.api import Studio
+from backend.storage.database import Database
 from tests import tiny
 from tests.worlds import tiny_world
 
@@ -62,6 +64,15 @@ def test_without_json_a_table_with_intervals_is_printed(world, capsys):
     assert "n 12" in capsys.readouterr().out
 
 
+def test_the_effective_strength_stands_beside_every_merged_point_and_nowhere_else(world, capsys):
+    assert main(["sweep", *arguments(world, grid="0.25,1")]) == 0
+    head, quarter, whole = (line.split() for line in capsys.readouterr().out.splitlines()[:3])
+    assert head[:2] == ["projection", "distance"]
+    assert [quarter[4:6], whole[4:6]] == [["0.25", "0.25"], ["1.00", "1.00"]]
+    assert main(["evaluate", "--checkpoint", "aligned", "--suites", world["suites"][0]]) == 0
+    assert "projection" not in capsys.readouterr().out
+
+
 def test_methods_sweep_in_memory_over_their_own_knob_and_several_fine_tunes(world, settings, capsys):
     tiny.folder(settings.models_root / "raw", "llama", tied=True, seed=5, near=settings.models_root / "aligned")
     several = ["--tuned", "lora", "--method", "ties", "--set", "weights=1,0.5", "--set", "density=0.2"]
@@ -72,6 +83,10 @@ def test_methods_sweep_in_memory_over_their_own_knob_and_several_fine_tunes(worl
     distances = [point["effective"]["distance"] for point in document["points"]]
     assert distances[0] == 0
     assert distances[1] == pytest.approx(0.4 * distances[2], rel=1e-4)
+    slerp = ["sweep", *arguments(world, grid="0.5"), "--method", "slerp", "--json"]
+    assert main(slerp) == 0
+    (point,) = Studio(settings).points([json.loads(capsys.readouterr().out)["run"]])
+    assert 0 <= point.details["straight_lines"]["tensors"] <= point.details["straight_lines"]["of"] != 0
     lox = ["--aligned", "aligned", "--raw", "raw", "--method", "lox", "--suites", ",".join(world["suites"])]
     assert main(["sweep", *lox, "--grid", "0,2", "--json"]) == 0
     points = json.loads(capsys.readouterr().out)["points"]
@@ -108,6 +123,31 @@ def test_the_catalogue_lists_parameters_with_ranges_and_papers(world, capsys):
     linear = next(one for one in json.loads(capsys.readouterr().out)["methods"] if one["name"] == "linear")
     assert linear["paper"] == "arXiv:2412.19512"
     assert next((p["name"], p["low"], p["high"]) for p in linear["parameters"]) == ("lam", 0, 1)
+
+
+def test_runs_are_paused_and_told_to_keep_their_weights_where_they_can_be(world, settings, capsys):
+    studio = Studio(settings)
+    run = studio.submit("sweep", world | {"grid": "0,1"}).id
+    keep = "only a fine-tuning can stop early and keep its weights"
+    assert keep in refused(capsys, "runs", "--stop-and-keep", str(run))
+    assert main(["runs", "--pause", str(run)]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "paused"
+    sentence = refused(capsys, "runs", "--pause", str(run))
+    assert "is of the kind sweep; only a fine-tuning can be paused once it runs. Cancel it instead" in sentence
+    assert "not allowed with" in refused(capsys, "runs", "--pause", str(run), "--cancel", str(run))
+    assert main(["runs", "--restart", str(run)]) == 0
+    tuning = Database(settings.database)
+    row = studio.run(run)
+    fields = {"spec": row.spec, "recipe": row.recipe, "recipe_hash": "x", "name": "t", "owner": "cli", "kind": "tune"}
+    running, done = (tuning.insert_run(**fields, status=status).id for status in ("running", "done"))
+    for action, request in (("--pause", "pause"), ("--stop-and-keep", "keep")):
+        assert main(["runs", action, str(running)]) == 0
+        assert tuning.request(running) == request
+    assert f"run {done} is done, not running. Ask while it runs." in refused(
+        capsys, "runs", "--stop-and-keep", str(done)
+    )
+    tuning.close()
+    studio.close()
 
 
 # ------------------------------------------------------------------------------------ mistakes

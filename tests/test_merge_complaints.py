@@ -16,7 +16,9 @@ from backend.checkpoints.guard import check_pair
 from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.jobs.planning import make_plan
-from backend.merging.engine import merge_to_folder
+from backend.merging.engine import merge_to_folder, open_models
+from backend.merging.ops import Effect
+from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from tests import tiny
 
@@ -117,6 +119,24 @@ def test_precision_is_fp32_inside_one_rounding_at_the_end_and_the_dtype_is_said(
     )
     for name, tensor in made.items():
         assert torch.equal(tensor, torch.lerp(ours[name].float(), theirs[name], 0.5).to(torch.bfloat16))
+
+
+def test_how_many_tensors_slerp_mixed_along_a_straight_line_is_counted(world, settings, tmp_path: Path) -> None:
+    ours = load_file(world / "aligned" / "model.safetensors")
+    turned = [name for name in ours if name.endswith(("up_proj.weight", "q_proj.weight"))]
+    nudged = [name for name in ours if name.endswith("down_proj.weight")]
+    changed = {name: ours[name].flip(0) for name in turned} | {name: ours[name] * 1.5 for name in nudged}
+    save_file(ours | changed, world / "tuned" / "model.safetensors", metadata={"format": "pt"})
+    aligned, tuned = (resolve(name, settings) for name in ("aligned", "tuned"))
+    said = {"straight_lines": {"tensors": len(nudged), "of": len(nudged) + len(turned)}}
+    recipe = merge_to_folder(aligned, tuned, methods.get("slerp"), {"lam": 0.3}, tmp_path / "slerp")
+    assert recipe | said == recipe
+    resident, target = ResidentPair.of(open_models(aligned, [tuned])), {n: t.clone() for n, t in ours.items()}
+    for lam, expected in ((0.3, said), (0.7, said), (0.0, {}), (1.0, {})):
+        effect = Effect()
+        resident.write_into(target, methods.get("slerp"), {"lam": lam}, effect=effect)
+        assert effect.lines_json() == expected
+    assert "straight_lines" not in merge_to_folder(aligned, tuned, LINEAR, {"lam": 0.3}, tmp_path / "linear")
 
 
 def test_requirements_are_ranges_but_for_torch_whose_bits_are_the_recipes() -> None:

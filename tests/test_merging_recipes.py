@@ -20,6 +20,7 @@ from backend.jobs.calibration import read_chats
 from backend.jobs.planning import make_plan
 from backend.merging.engine import merge_to_folder, open_models
 from backend.merging.mergekit import SHARED, from_mergekit, to_mergekit
+from backend.merging.place import Place
 from backend.merging.resident import ResidentPair
 from backend.registry import Plugin, methods
 from tests import tiny
@@ -117,7 +118,8 @@ def test_what_is_written_for_mergekit_comes_back_as_the_same_merge(name: str, wo
     method = methods.get(name)
     given = {"lam": 0.25} if name in ("linear", "slerp", "ties", "task_arithmetic", "dare_ties", "breadcrumbs") else {}
     given |= {"rescale": "l1"} if any(p.name == "rescale" for p in method.parameters) else {}
-    spec = make_plan(settings, "merge", inputs(method) | {"method": name, "parameters": given}).spec
+    donor = {"donor": "fine_tuned"} if name in ("linear", "ties", "nuslerp", "karcher") else {}
+    spec = make_plan(settings, "merge", inputs(method) | {"method": name, "parameters": given} | donor).spec
     request = from_mergekit(to_mergekit(spec), "aligned")
     again = make_plan(settings, "merge", request).spec
     changed = {key for key in spec["parameters"] if spec["parameters"][key] != again["parameters"][key]}
@@ -169,11 +171,88 @@ dtype: bfloat16
             "{merge_method: linear, base_model: a, models: [{model: b}], parameters: {normalize: false, weight: 2}}",
             "sum",
         ),
+        ("{merge_method: linear, base_model: a, models: [{model: b, parameters: {weight: x}}]}", "weight is 'x'"),
     ],
 )
 def test_a_mergekit_file_that_means_something_else_is_refused(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         from_mergekit(text)
+
+
+LLAMA = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"] + [
+    f"model.layers.{layer}.{name}.weight"
+    for layer in range(5)
+    for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "input_layernorm", "post_attention_layernorm")
+]
+LINEAR_BY_FILTER = """
+merge_method: linear
+models:
+  - {model: a, parameters: {weight: [{filter: self_attn, value: 0.75}, {filter: mlp, value: 0.5}, {value: 0.25}]}}
+  - {model: b, parameters: {weight: [{filter: self_attn, value: 0.25}, {filter: mlp, value: 0.5}, {value: 0.75}]}}
+"""
+
+
+def walked(text: str, name: str) -> float:
+    """The share of the way that the studio's merge of a mergekit file walks for one tensor."""
+    request = from_mergekit(text, "a", names_of=lambda model: LLAMA)
+    assert (request["method"], request["aligned"], request["tuned"]) == ("layerwise", "a", ["b"])
+    step = methods.get("layerwise").function(torch.ones(1), Place(name, layers=5), **request["parameters"])
+    return float(step) * request["parameters"]["lam"]
+
+
+def test_weights_by_kind_of_module_become_layerwise() -> None:
+    for name in LLAMA:
+        expected = 0.25 if "self_attn" in name else 0.5 if "mlp" in name else 0.75
+        assert walked(LINEAR_BY_FILTER, name) == pytest.approx(expected)
+
+
+def test_a_mergekit_file_with_weights_by_kind_merges_as_it_says(world: Path, capsys) -> None:
+    config, out = world / "config.yml", world / "out"
+    config.write_text(LINEAR_BY_FILTER.replace("model: a", "model: aligned").replace("model: b", "model: tuned"))
+    command = ["merge", "--from-mergekit", str(config), "--aligned", "aligned", "--out", str(out), "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["method"] == "layerwise"
+    models = world / "home" / "models"
+    ours, theirs, merged = (load_all(folder) for folder in (models / "aligned", models / "tuned", out))
+    for name, tensor in merged.items():
+        share = 0.25 if "self_attn" in name else 0.5 if "mlp" in name else 0.75
+        exact = ours[name].float() + share * (theirs[name].float() - ours[name].float())
+        assert torch.allclose(tensor.float(), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_weights_along_the_layers_become_layerwise_where_the_final_norm_agrees() -> None:
+    text = "{merge_method: %s, base_model: a, models: [{model: b, parameters: {weight: %s}}]}"
+    for name, expected in (("embed_tokens", 0.8), ("norm", 0.8), ("layers.1.mlp.up_proj", 0.5), ("layers.4.mlp", 1.0)):
+        full = f"model.{name}.weight"
+        assert walked(text % ("task_arithmetic", "[0.8, 0.2, 1]"), full) == pytest.approx(expected)
+    kinds = "[{filter: self_attn, value: [0, 0.5]}, {filter: mlp, value: [0, 1]}, {value: 0}]"
+    for name, expected in (("layers.2.self_attn.q_proj", 0.25), ("layers.2.mlp.up_proj", 0.5), ("norm", 0)):
+        assert walked(text % ("task_arithmetic", kinds), f"model.{name}.weight") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "models", "said"),
+    [
+        ("task_arithmetic", "{model: b, parameters: {weight: [0, 0.5, 1]}}", "in a way that no merge here does"),
+        ("task_arithmetic", "{model: b, parameters: {weight: [{filter: q_proj, value: 1}, {value: 0}]}}", "no merge"),
+        ("task_arithmetic", "{model: b, parameters: {weight: [{filter: mlp, value: 1}]}}", "no merge here does"),
+        ("task_arithmetic", "{model: b, parameters: {weight: [1, x]}}", "no merge here does"),
+        ("linear", "{model: b, parameters: {weight: [0, 1]}}, {model: c}", "layerwise takes one model"),
+        ("ties", "{model: b, parameters: {density: [0.1, 0.9]}}", "density differs by depth or by tensor"),
+    ],
+)
+def test_what_no_layerwise_merge_computes_is_refused_by_name(method: str, models: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        from_mergekit(f"{{merge_method: {method}, base_model: a, models: [{models}]}}", names_of=lambda model: LLAMA)
+
+
+def test_the_common_form_of_slerp_is_refused_unless_it_is_one_number() -> None:
+    text = "{merge_method: slerp, base_model: a, models: [{model: a}, {model: b}], parameters: {t: %s}}"
+    common = "[{filter: self_attn, value: [0, 0.5, 1]}, {filter: mlp, value: [1, 0.5, 0]}, {value: 0.5}]"
+    with pytest.raises(UserError, match=r"t differs by depth or by tensor.*layerwise.*near slerp"):
+        from_mergekit(text % common, names_of=lambda model: LLAMA)
+    same = "[{filter: self_attn, value: [0.5, 0.5]}, {value: 0.5}]"
+    assert from_mergekit(text % same)["parameters"] == {"lam": 0.5}
 
 
 def test_a_slice_is_whole_models_only_if_it_ends_with_their_last_layer() -> None:
@@ -185,6 +264,53 @@ def test_a_slice_is_whole_models_only_if_it_ends_with_their_last_layer() -> None
     for layers in (12, None):
         with pytest.raises(UserError, match=r"takes the layers \[0, 8\] of a with"):
             from_mergekit(part, layers_of=lambda name, layers=layers: layers)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_every_knob_of_a_method_is_written_for_mergekit_or_refused(name: str) -> None:
+    method = methods.get(name)
+    tuned = ["b", "c"][: method.facts["fine_tunes"][1] or 2]
+    knobs = [one for one in method.parameters if not one.several or len(tuned) > 1]
+    plain = {one.name: "l1" if one.name == "rescale" else one.default for one in knobs}
+    others = {"weights": [0.25, 0.75], "axis": "rows", "filter_wise": True, "max_iter": 7}
+    for knob in knobs:
+        other = others.get(knob.name, 0.125 if knob.kind == "float" else knob.choices and knob.choices[-1])
+        given = plain | {knob.name: other}
+        try:
+            text = to_mergekit({"method": name, "aligned": "a", "tuned": tuned, "parameters": given})
+        except UserError:
+            assert knob.name in ("lam", "normalize", "election", "rescale")
+            continue
+        again = plain | from_mergekit(text, "a")["parameters"]
+        ours, theirs = (list(one.pop("weights", ())) or [1.0] * len(tuned) for one in (given, again))
+        if name in ("linear", "multislerp"):
+            ours, theirs = ([weight / sum(one) for weight in one] for one in (ours, theirs))
+        assert theirs == pytest.approx(ours)
+        lams = [one.pop("lam", 1.0) for one in (given, again)]
+        assert (again, lams[1]) == (given, pytest.approx(lams[0]))
+
+
+def test_the_fine_tuned_models_tokenizer_and_an_adapters_base_are_written_for_mergekit(world: Path, capsys) -> None:
+    written = world / "written.yml"
+    command = ["merge", "--aligned", "aligned", "--tuned", "lora", "--to-mergekit", str(written)]
+    assert main([*command, "--donor", "fine_tuned"]) == 0
+    assert "- model: aligned+lora" in written.read_text()
+    assert "tokenizer_source: aligned+lora" in written.read_text()
+    assert from_mergekit(written.read_text(), "aligned")["donor"] == "fine_tuned"
+    assert main(command) == 0
+    assert "tokenizer_source" not in written.read_text()
+
+
+def test_a_seed_and_a_curve_over_the_layers_are_not_lost_on_the_way_to_mergekit() -> None:
+    pair = {"aligned": "a", "tuned": "b"}
+    dare = {"method": "dare_ties", "parameters": {"lam": 1.0, "density": 0.5, "rescale": "l1"}, **pair}
+    assert "density: 0.5" in to_mergekit(dare | {"seed": 0})
+    for spec, said in (
+        (dare | {"seed": 7}, "mergekit's file has no seed, and dare_ties keeps what seed 7 draws"),
+        ({"method": "layerwise", "parameters": {"curve": [0, 1]}, **pair}, "layerwise is not written for mergekit"),
+    ):
+        with pytest.raises(UserError, match=said):
+            to_mergekit(spec)
 
 
 def test_what_mergekit_lacks_is_not_written() -> None:

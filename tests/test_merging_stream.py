@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from backend.types import Checkpoint
 from tests import tiny
 from tests.worlds import wait_until
 
+ROOT = Path(__file__).resolve().parent.parent
 CUT = [method for method in methods if method.facts["splits"] != "tensor"]
 MERGE = """
 import json, signal, sys
@@ -173,11 +175,13 @@ def large(tmp_path: Path) -> tuple[Checkpoint, Checkpoint]:
     return read_folder("aligned", tmp_path / "aligned"), read_folder("tuned", tmp_path / "tuned")
 
 
-def child(pair: tuple[Checkpoint, Checkpoint], out: Path, method: str, knobs: str = "{}", most: float = 2) -> Any:
+def child(
+    pair: tuple[Checkpoint, Checkpoint], out: Path, method: str, knobs: str = "{}", most: float = 2, code: Path = ROOT
+) -> Any:
     """A merge in a process of its own, which stands still once it has done the share `most` of its work."""
     arguments = [str(pair[0].folder), str(pair[1].folder), str(out), method, knobs, str(most)]
     command = [sys.executable, "-c", MERGE, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=code)
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "dare_linear", "slerp"])
@@ -200,7 +204,7 @@ def test_files_equal_the_pair_in_memory_whatever_the_threads(large: Any, tmp_pat
     assert all(bits(targets[name]) == bits(merged.read(name)) for name in merged.names())
 
 
-@pytest.mark.parametrize("method", ["linear", "ties"])
+@pytest.mark.parametrize("method", ["linear", "ties", "slerp"])
 def test_a_killed_merge_goes_on_and_gives_the_same_bytes(large: Any, tmp_path: Path, method: str) -> None:
     straight = merge_to_folder(
         *large, methods.get(method), check_request(methods.get(method), {}), tmp_path / "straight"
@@ -218,10 +222,31 @@ def test_a_killed_merge_goes_on_and_gives_the_same_bytes(large: Any, tmp_path: P
     recipe = merge_to_folder(*large, methods.get(method), check_request(methods.get(method), {}), tmp_path / "out")
     assert (tmp_path / "out" / first.name).stat().st_ino == before
     assert (recipe["files"], recipe["effective"]) == (straight["files"], straight["effective"])
+    assert recipe.get("straight_lines") == straight.get("straight_lines")
+    assert ("straight_lines" in recipe) == (method == "slerp")
     assert {name: file_hash(tmp_path / "out" / name) for name in recipe["files"]} == recipe["files"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         path.name for path in (tmp_path / "straight").iterdir()
     )
+
+
+def test_what_an_older_version_of_the_arithmetic_left_is_begun_anew(large: Any, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    for folder in ("backend", "tests"):
+        shutil.copytree(ROOT / folder, older / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    with (older / "backend/merging/ops.py").open("a") as source:
+        source.write("# as it was before\n")
+    with child(large, tmp_path / "out", "linear", most=0.4, code=older) as killed:
+        assert "held\n" in killed.stdout
+        killed.kill()
+    first = tmp_path / "out.tmp/model-00001-of-00004.safetensors"
+    with first.open("r+b") as file:  # what is taken over shows
+        file.seek(-4, os.SEEK_END)
+        file.write(b"past")
+    recipe = merge_to_folder(*large, methods.get("linear"), {"lam": 0.5}, tmp_path / "out")
+    straight = merge_to_folder(*large, methods.get("linear"), {"lam": 0.5}, tmp_path / "straight")
+    assert recipe["files"] == straight["files"]
+    assert {name: file_hash(tmp_path / "out" / name) for name in recipe["files"]} == recipe["files"]
 
 
 class Killed(BaseException):

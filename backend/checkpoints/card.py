@@ -79,6 +79,7 @@ def model_card(
     parents: Sequence[tuple[str, Checkpoint]],
     *,
     scores: Mapping[str, Any] | None = None,
+    measured: str = "",
 ) -> str:
     """README.md of a merged model: front matter that the Hub reads, the recipe in words, the scores or their absence.
 
@@ -86,6 +87,7 @@ def model_card(
         recipe: as written to recipe.json.
         parents: (role, checkpoint), the aligned one first.
         scores: axis -> {"value", "low", "high", "n"} in percent, where the model was evaluated.
+        measured: where, on what and by which judge these were measured, in a sentence.
     """
     licenses = [(front_matter(parent.folder).get("license") or [""])[0] for _, parent in parents]
     shared = licenses[0] if licenses[0] and len(set(licenses)) == 1 else "other" if any(licenses) else ""
@@ -114,6 +116,7 @@ def model_card(
         "## Safety and task scores",
         "",
         *_score_lines(scores),
+        *(["", _plain(measured)] if measured else []),
         "",
     ]
     return "\n".join(front + body)

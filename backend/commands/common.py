@@ -13,6 +13,8 @@ from backend.errors import StudioError, UserError
 from backend.registry import EXTRA_INPUTS
 from backend.types import Run, RunStatus, Score
 
+WALKED = ("projection", "distance")
+
 
 def add_pair(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The options that name a pair, what stands beside it, and the method."""
@@ -104,16 +106,25 @@ def _progress() -> Callable[[Run], None]:
 
 
 def print_points(studio: Studio, run: Run) -> None:
-    """Points as a table, the front and the knee marked."""
+    """Points as a table, the front and the knee marked; beside merged ones how far they walked.
+
+    `projection` is the share of the fine-tuning that was walked, `distance` the way from aligned in its length.
+    """
     points = [point for point in studio.points([run.id]) if point.half != "validation"]
     found = studio.frontier(points)
     axes = [axis for axis in ("safety", "over_refusal", "helpfulness", "task") if any(axis in p.scores for p in points)]
-    print(f"{'':28}" + "".join(f"{axis:>26}" for axis in axes))
+    walked = [name for name in WALKED if any(name in point.effective for point in points)]
+    print(f"{'':28}" + "".join(f"{name:>11}" for name in walked) + "".join(f"{axis:>26}" for axis in axes))
     for place, point in enumerate(points):
         mark = " knee" if place == found.knee else " front" if place in found.front and len(points) > 1 else ""
-        print(f"{point.label:28}" + "".join(f"{_cell(point.scores.get(axis)):>26}" for axis in axes) + mark)
+        steps = "".join(f"{_step(point.effective.get(name)):>11}" for name in walked)
+        print(f"{point.label:28}{steps}" + "".join(f"{_cell(point.scores.get(axis)):>26}" for axis in axes) + mark)
     if len(points) > 1 and "task" in axes:
         print(f"hypervolume {100 * found.hypervolume:.1f} % against the reference point (0, 0)")
+
+
+def _step(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2f}"
 
 
 def _cell(score: Score | None) -> str:

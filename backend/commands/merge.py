@@ -11,6 +11,7 @@ from backend.checkpoints.resolve import resolve
 from backend.commands.common import add_pair, checkpoints_of, print_json, print_line, run_to_the_end, settings_of
 from backend.errors import UserError
 from backend.settings import Settings
+from backend.types import Plan
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             _read_text(options.from_mergekit),
             options.aligned or "",
             layers_of=lambda name: describe(resolve(name, settings, field="aligned"))["layers"],
+            names_of=lambda name: list(resolve(name, settings, field="aligned").tensors),
         )
         request |= {"donor": options.donor} if options.donor else {}
     else:
@@ -48,7 +50,9 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         request = checkpoints | {"method": options.method or "linear", "parameters": given}
     request = {"seed": options.seed} | request | {"out": options.out}
     if options.to_mergekit:
-        Path(options.to_mergekit).write_text(to_mergekit(studio.plan("merge", request).spec), encoding="utf-8")
+        plan = studio.plan("merge", request)
+        text = to_mergekit(plan.spec, adapters=_adapters(plan))
+        Path(options.to_mergekit).write_text(text, encoding="utf-8")
         return print_line(f"{options.to_mergekit} is written; nothing was merged.")
     if recipe:
         replay.check_inputs(settings, recipe, studio.plan("merge", request).spec)
@@ -59,6 +63,13 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     if options.json:
         return print_json({"run": run.id, "folder": result["folder"], "recipe": result["recipe"]})
     return print_line(f"{result['folder']} is ready.")
+
+
+def _adapters(plan: Plan) -> list[str]:
+    """Which of the fine-tuned names of a planned merge are adapters."""
+    names, said = plan.spec["tuned"], plan.recipe["tuned"]
+    pairs = zip(names, said, strict=True) if isinstance(names, list) else [(names, said)]
+    return [name for name, one in pairs if one["kind"] == "adapter"]
 
 
 def _refuse_beside(option: str, options: argparse.Namespace) -> None:

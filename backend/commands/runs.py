@@ -8,17 +8,27 @@ from backend.api import Studio
 from backend.commands.common import finish, print_json, run_json
 from backend.settings import Settings
 
+ACTIONS = {
+    "show": "print this run",
+    "log": "print the log of this run",
+    "cancel": "cancel this run",
+    "pause": "let this fine-tuning write a checkpoint and stop, or hold back this run while it is queued",
+    "stop-and-keep": "let this fine-tuning finish now with the weights it has",
+    "restart": "restart this failed, cancelled, interrupted or paused run and see it through; what it finished is kept",
+}
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    for name, text in (("show", "print"), ("log", "print the log of"), ("cancel", "cancel"), ("restart", "restart")):
-        parser.add_argument(f"--{name}", type=int, metavar="RUN", help=f"{text} this run")
+    chosen = parser.add_mutually_exclusive_group()
+    for name, text in ACTIONS.items():
+        chosen.add_argument(f"--{name}", type=int, metavar="RUN", help=text)
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     studio = Studio(settings)
-    for action in ("cancel", "restart", "show", "log"):
+    for action in (name.replace("-", "_") for name in ACTIONS):
         number = getattr(options, action)
         if number is not None:
             found = getattr(studio, "run" if action == "show" else action)(number)

@@ -25,9 +25,11 @@ from backend.inference.decode import Answer, Statistics
 from backend.inference.model import Responder, load, pick_device
 from backend.jobs.calibration import calibrated_with, read_chats
 from backend.jobs.grids import settings_of
+from backend.jobs.known_scores import known_scores
 from backend.jobs.named_suites import chosen_suites
 from backend.jobs.sources import Sources, merged_folder, open_spec
 from backend.merging.engine import merge_to_folder, open_models
+from backend.merging.ops import Effect
 from backend.merging.resident import ResidentPair
 from backend.registry import Plugin, methods
 from backend.settings import Settings
@@ -86,7 +88,8 @@ def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         if index in done:
             continue
         clock = time.monotonic()
-        effective = pair.write_into(responder.parameters(), method, {**spec["parameters"], **setting})
+        effect = Effect()
+        effective = pair.write_into(responder.parameters(), method, {**spec["parameters"], **setting}, effect=effect)
         coefficients = {"lambda" if name == "lam" else name: value for name, value in setting.items()}
         phrase = ", ".join(f"{'λ' if name == 'lam' else name} = {value:g}" for name, value in setting.items())
         measured = measure(context, responder, runner, spec, saved, (index, len(turned)), phrase)
@@ -100,7 +103,7 @@ def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
             outcomes=measured.counts,
             effective=effective,
             anchor=anchor_of(method, len(given.tuned), setting),
-            details=details_of(measured, runner, responder, time.monotonic() - clock),
+            details=details_of(measured, runner, responder, time.monotonic() - clock) | effect.lines_json(),
         )
         context.add_point(point, measured.outcomes)
     return _result(len(turned), started, saved)
@@ -132,10 +135,12 @@ def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     given = open_spec(context.settings, spec)
     out = merged_folder(context.settings, context.run, spec)
+    method = methods.get(spec["method"])
+    scores, measured = known_scores(context, method)
     recipe = merge_to_folder(
         given.aligned,
         given.tuned,
-        methods.get(spec["method"]),
+        method,
         spec["parameters"],
         out,
         extras=given.extras,
@@ -143,6 +148,8 @@ def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         calibration=calibrated_with(context.settings, spec).get("calibration"),
         seed=spec["seed"],
         donor=given.donor,
+        scores=scores,
+        measured=measured,
         hashes_in=context.settings.home / "hashes.json",
         report=context.report,
         should_stop=context.should_stop,

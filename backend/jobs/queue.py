@@ -63,7 +63,7 @@ def pause(database: Database, run: int) -> Run:
         UserError: the run is of a kind or in a state that has nothing to pause.
     """
     if not database.move(run, [RunStatus.QUEUED], RunStatus.PAUSED, phrase="paused before it started"):
-        _ask(database, run, "pause")
+        _ask(database, run, "pause", "be paused once it runs")
     return database.run(run)
 
 
@@ -73,17 +73,20 @@ def stop_and_keep(database: Database, run: int) -> Run:
     Raises:
         UserError: the run is of a kind or in a state that has nothing to keep.
     """
-    _ask(database, run, "keep")
+    _ask(database, run, "keep", "stop early and keep its weights")
     return database.run(run)
 
 
-def _ask(database: Database, run: int, request: str) -> None:
+def _ask(database: Database, run: int, request: str, words: str) -> None:
     found = database.run(run)
     if found.kind != "tune":
-        problem = f"run {run} is a {found.kind}; only a fine-tuning can do that"
-        raise UserError("run", problem=problem, remedy="Cancel it instead; what is finished is kept.")
+        kept = "nothing is written" if found.kind == "merge" else "what is finished is kept"
+        problem = f"run {run} is of the kind {found.kind}; only a fine-tuning can {words}"
+        raise UserError("run", problem=problem, remedy=f"Cancel it instead; {kept}.")
     if not database.move(run, [RunStatus.RUNNING], RunStatus.RUNNING, request=request):
-        raise UserError("run", problem=f"run {run} is {found.status}, not running", remedy="Restart it first.")
+        status = database.run(run).status
+        remedy = "Restart it first." if status.can_restart else "Ask while it runs."
+        raise UserError("run", problem=f"run {run} is {status}, not running", remedy=remedy)
 
 
 def restart(database: Database, run: int) -> Run:

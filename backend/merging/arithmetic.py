@@ -90,6 +90,7 @@ def merge_block(
             exact = blend.of(given.aligned, given.fine_tuned)
             known = None if block.shared is not None else blend.walk()
             walk = _walk(given, exact, None, block.shared) if known is None else known if whole.first else Walk()
+            walk += blend.counted() if whole.first else Walk()
         else:
             exact = _call(given, method, parameters)
             walk = STRAIGHT if straight else _walk(given, exact, None, block.shared)
@@ -163,7 +164,7 @@ def _rewrite_blend(
         here, there = ours[: len(origin)].copy_(origin), theirs[: len(origin)].copy_(end)
         exact = here.mul_(blend.first).add_(there.mul_(blend.second))
         place.copy_(exact if place.dtype == start.dtype else exact.to(start.dtype))
-    return walk
+    return walk + blend.counted()
 
 
 def _spare(tensor: Tensor) -> Tensor:

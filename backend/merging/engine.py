@@ -116,6 +116,7 @@ def merge_to_folder(
     seed: int = 0,
     donor: Donor = "aligned",
     scores: Mapping[str, Any] | None = None,
+    measured: str = "",
     hashes_in: Path | None = None,
     report: Report = lambda fraction, phrase: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -133,6 +134,7 @@ def merge_to_folder(
         out: the new folder; refused where it exists and is not empty.
         donor: whose config, tokenizer and chat template the folder gets.
         scores: axis -> {"value", "low", "high", "n"} in percent for the card; none says "not evaluated".
+        measured: how these were measured, as `model_card` takes it.
         hashes_in: keeps the SHA-256 of large files for the next merge; they are read again when they were changed.
         report: told the fraction of bytes written, at most ten times a second.
         should_stop: asked between blocks.
@@ -161,8 +163,8 @@ def merge_to_folder(
         slots = [Slot(name, _stored(aligned, name), models.aligned.shape(name)) for name in models.names]
         total = sum(slot.bytes for slot in slots)
         check_space(out, total - leftover(out))
-        measured = {"donor": donor, "calibration": dict(calibration or {}), "grams": _digest(grams or {})}
-        key = _key(method, checked, seed, slots, inputs, measured)
+        beyond = {"donor": donor, "calibration": dict(calibration or {}), "grams": _digest(grams or {})}
+        key = _key(method, checked, seed, slots, inputs, beyond)
         effect = Effect()
         with FolderWriter(out, shards_like(aligned, slots), key=key) as writer:
             survey(models, method, checked, seed=seed, check=check)
@@ -189,6 +191,7 @@ def merge_to_folder(
                 "extras": {role: _input(one, should_stop) for role, one in beside.items()},
                 "donor": donor,
                 "effective": effect.to_json(),
+                **effect.lines_json(),
                 "files": writer.hashes,
                 "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             }
@@ -196,7 +199,7 @@ def merge_to_folder(
             _check_unchanged(inputs, before)
             writer.put_json("recipe.json", recipe)
             parents = [("aligned", aligned), *(("fine-tuned", one) for one in others), *beside.items()]
-            writer.put_text("README.md", model_card(out.name, recipe, parents, scores=scores))
+            writer.put_text("README.md", model_card(out.name, recipe, parents, scores=scores, measured=measured))
             writer.commit()
     if hashes_in:
         for name, digest in writer.hashes.items():
@@ -227,19 +230,29 @@ def _key(
     seed: int,
     slots: Sequence[Slot],
     inputs: Sequence[Checkpoint],
-    measured: Mapping[str, Any],
+    beyond: Mapping[str, Any],
 ) -> str:
     """What an unfinished merge must share with this one for its tensors to be taken over."""
     work = {
         "method": [method.name, inspect.getsource(inspect.getmodule(method.function) or method.function)],
+        "below": _shared_source(),
         "parameters": dict(parameters),
         "seed": seed,
         "slots": slots,
         "inputs": [[one.kind, one.adapter, file_state(one)] for one in inputs],
         "versions": {name: version(name) for name in PACKAGES},
-        **measured,
+        **beyond,
     }
     return hashlib.sha256(json.dumps(work, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _shared_source() -> str:
+    """What all methods stand on: tensors that an older version of it finished are not mixed with new ones."""
+    digest, merging = hashlib.sha256(), Path(__file__).parent
+    for folder in (merging, merging.with_name("checkpoints")):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _digest(grams: Mapping[str, Tensor]) -> str:

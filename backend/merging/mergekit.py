@@ -6,15 +6,16 @@ name, so that no recipe means something else here than it did there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from backend.errors import UserError, unknown_name
+from backend.merging.gradients import curves_of, layerwise_knobs, number_at, number_everywhere, varies
 
 ARITHMETIC = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "della_linear", "della", "breadcrumbs")
 FAMILY = (*ARITHMETIC, "breadcrumbs_ties")
 NORMALIZED = ("ties", "della")
-RESCALED = ("dare_linear", "dare_ties", "della_linear", "della")
+RANDOM = RESCALED = ("dare_linear", "dare_ties", "della_linear", "della")
 # Settings of the whole merge by method, ours under mergekit's name.
 PLAIN = {
     "model_stock": {"filter_wise": "filter_wise"},
@@ -38,11 +39,16 @@ REFUSED = {
     "out_dtype": "Take it out: the merged model keeps the aligned model's number format.",
     "chat_template": "Take it out: the template comes with the tokenizer.",
 }
+WALKS = ("linear", "task_arithmetic")  # with one fine-tuned model a straight line for each tensor
 FIELD = "from-mergekit"
 
 
 def from_mergekit(
-    text: str, aligned: str = "", *, layers_of: Callable[[str], int | None] = lambda name: None
+    text: str,
+    aligned: str = "",
+    *,
+    layers_of: Callable[[str], int | None] = lambda name: None,
+    names_of: Callable[[str], Sequence[str]] = lambda name: (),
 ) -> dict[str, Any]:
     """A mergekit configuration as the request of a merge: method, aligned, tuned, parameters.
 
@@ -51,6 +57,7 @@ def from_mergekit(
         aligned: which of its models is the aligned one, where the file has no `base_model`.
         layers_of: how many layers the model of this name has; asked only where the file has a slice, which is taken
             for whole models only if it ends there.
+        names_of: the tensors of the model of this name; asked only where weights differ by depth or by tensor.
 
     Raises:
         UserError: no such configuration, or one that means something that a merge here cannot.
@@ -75,7 +82,6 @@ def from_mergekit(
     if not base:
         remedy = "Say which model is the aligned one with --aligned."
         raise UserError("aligned", problem="the configuration has no base_model", remedy=remedy)
-    _check_tokenizer(table.get("tokenizer_source"), base)
     entries = _models(table) if table.get("slices") is None else _sliced_models(table, base, layers_of)
     common = dict(table.get("parameters") or {})
     for settings in (common, *(settings for _, settings in entries)):
@@ -83,18 +89,29 @@ def from_mergekit(
     own = [(name, {**common, **settings}) for name, settings in entries]
     tuned = [(name, settings) for name, settings in own if name != base]
     before = [settings for name, settings in own if name == base]
-    parameters = _parameters(method, common, before, tuned)
+    weights = [one.get("weight", 1.0) for _, one in own]
+    if method in WALKS and any(varies(one) and number_everywhere(one) is None for one in weights):
+        parameters = _layerwise(method, common, before, tuned, names_of(base))
+        method = "layerwise"
+    else:
+        parameters = _parameters(method, common, before, tuned)
+    donor = _donor(table.get("tokenizer_source"), base, [name for name, _ in tuned])
     names = [name.split("+", 1)[1] if name.startswith(f"{base}+") else name for name, _ in tuned]
     if any("+" in name for name in names):
         raise UserError(FIELD, problem="an adapter stands on another model than the base", remedy="Merge it first.")
-    return {"method": method, "aligned": base, "tuned": names, "parameters": parameters}
+    return {"method": method, "aligned": base, "tuned": names, "parameters": parameters} | donor
 
 
-def to_mergekit(spec: Mapping[str, Any]) -> str:
+def to_mergekit(spec: Mapping[str, Any], *, adapters: Collection[str] = ()) -> str:
     """The checked spec of a merge as mergekit's YAML, which gives the same weights but for rounding.
 
+    Methods that drop elements at random drop others there, where the generator is another and the file has no seed.
+
+    Args:
+        adapters: those of the fine-tuned names that are adapters of the aligned model.
+
     Raises:
-        UserError: a method or a knob that mergekit does not have.
+        UserError: what mergekit does not have: a method, a knob, or the seed of a random method.
 
     >>> print(to_mergekit({"method": "ties", "aligned": "a", "tuned": "b", "parameters": {"lam": 0.5, "density": 0.2}}))
     merge_method: ties
@@ -114,10 +131,10 @@ def to_mergekit(spec: Mapping[str, Any]) -> str:
     import yaml
 
     method, parameters = str(spec["method"]), dict(spec["parameters"])
-    if method not in SHARED:
-        raise UserError("to-mergekit", problem=f"mergekit has no {method}", remedy="Keep the recipe.json instead.")
+    _check_sayable(method, spec)
     aligned = str(spec["aligned"])
     tuned = [spec["tuned"]] if isinstance(spec["tuned"], str) else list(spec["tuned"])
+    tuned = [f"{aligned}+{name}" if name in adapters else name for name in tuned]
     lam = float(parameters.pop("lam", 1.0))
     weights = [float(weight) for weight in parameters.pop("weights", ())] or [1.0] * len(tuned)
     models: list[dict[str, Any]] = [{"model": name} for name in tuned]
@@ -137,7 +154,21 @@ def to_mergekit(spec: Mapping[str, Any]) -> str:
         if lam != 1:
             raise UserError("to-mergekit", problem=f"mergekit's {method} has no λ, here it is {lam:g}", allowed="1")
         _write_others(method, config, parameters, weights)
+    if spec.get("donor", "aligned") == "fine_tuned":
+        config["tokenizer_source"] = tuned[0]
     return str(yaml.safe_dump(config | {"dtype": "float32"}, sort_keys=False, allow_unicode=True))
+
+
+def _check_sayable(method: str, spec: Mapping[str, Any]) -> None:
+    remedy = "Keep the recipe.json instead."
+    if method == "layerwise":
+        problem = "layerwise is not written for mergekit, whose lists over the depth reach the final norm too"
+        raise UserError("to-mergekit", problem=problem, remedy=remedy)
+    if method not in SHARED:
+        raise UserError("to-mergekit", problem=f"mergekit has no {method}", remedy=remedy)
+    if method in RANDOM and spec.get("seed"):
+        problem = f"mergekit's file has no seed, and {method} keeps what seed {spec['seed']} draws"
+        raise UserError("to-mergekit", problem=problem, remedy=f"Leave the seed out, or: {remedy}")
 
 
 def _write_family(
@@ -204,6 +235,42 @@ def _parameters(
     return given if method in ("nearswap", "passthrough") else {"lam": 1.0, **given}
 
 
+def _layerwise(
+    method: str,
+    common: Mapping[str, Any],
+    before: Sequence[Mapping[str, Any]],
+    tuned: Sequence[tuple[str, Mapping[str, Any]]],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """The knobs of `layerwise` that give every tensor the weight that the file gives it."""
+    if len(tuned) != 1:
+        problem = f"weight of {method} differs by depth or by tensor, with {len(tuned)} fine-tuned models"
+        raise UserError(FIELD, problem=problem, allowed="one number for each", remedy="layerwise takes one model.")
+    if common.get("rescale"):
+        raise UserError(FIELD, problem=f"{method} with rescale has no counterpart here", remedy="Set rescale false.")
+    end, starts = tuned[0][1].get("weight", 1), [one.get("weight", 1) for one in before]
+    normal = bool(common.get("normalize", method == "linear"))
+    lam = _number(common, "lambda", 1.0)
+
+    def share(name: str, depth: float) -> float | None:
+        far = number_at(end, name, depth)
+        near = [number_at(one, name, depth) for one in starts]
+        if far is None or any(one is None for one in near):
+            return None
+        if method == "task_arithmetic":
+            return lam * (float(far != 0) if normal else far)
+        total = far + sum(one or 0.0 for one in near)
+        return far / total if normal and total else far if abs(total - 1) < 1e-9 else None
+
+    knobs = layerwise_knobs(share, [curve for one in (end, *starts) for curve in curves_of(one)], names)
+    if knobs is None:
+        problem = f"weight of {method} differs by depth or by tensor in a way that no merge here does"
+        allowed = "what layerwise has: one curve over the layers, a share for each of attention, MLP, norms with the "
+        allowed += "final one, embedding and head"
+        raise UserError(FIELD, problem=problem, allowed=allowed, remedy="Use layerwise with a curve near it.")
+    return knobs
+
+
 def _family(
     method: str, common: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], weights: Sequence[float]
 ) -> dict[str, Any]:
@@ -251,12 +318,14 @@ def _table(text: str) -> dict[str, Any]:
     return table
 
 
-def _check_tokenizer(given: Any, base: str) -> None:
+def _donor(given: Any, base: str, tuned: Sequence[str]) -> dict[str, str]:
     """Whose tokenizer the merged model gets; a union of vocabularies is not made here."""
-    if given not in (None, "base", base):
-        problem = f"tokenizer_source is {given!r}"[:100]
-        remedy = "Take it out; --donor fine_tuned takes the first fine-tuned model's tokenizer."
-        raise UserError(FIELD, problem=problem, allowed="base", remedy=remedy)
+    if given in (None, "base", base):
+        return {}
+    if given in tuned[:1]:
+        return {"donor": "fine_tuned"}
+    problem, allowed = f"tokenizer_source is {given!r}"[:100], " or ".join(["base", *tuned[:1]])
+    raise UserError(FIELD, problem=problem, allowed=allowed, remedy="Take it out for the aligned model's tokenizer.")
 
 
 def _check_known(method: str, settings: Mapping[str, Any]) -> None:
@@ -311,9 +380,11 @@ def _named(entries: Any, allowed: Sequence[str]) -> list[tuple[str, dict[str, An
 
 def _number(settings: Mapping[str, Any], key: str, default: float | None) -> float:
     value = settings.get(key, default)
-    if isinstance(value, list | dict):
-        problem = f"{key} is a list over depth or by tensor"
-        raise UserError(FIELD, problem=problem, allowed="one number", remedy="Use the method layerwise for a curve.")
+    if varies(value) and (value := number_everywhere(value)) is None:
+        problem = f"{key} differs by depth or by tensor"
+        remedy = "For that only layerwise has knobs: λ by curve and by kind of module, on a straight line"
+        remedy += ", which is near slerp where the models are." if key == "t" else "."
+        raise UserError(FIELD, problem=problem, allowed="one number", remedy=remedy)
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -56,6 +56,8 @@ class Walk(NamedTuple):
     along: float = 0.0  # ⟨τ, δ⟩
     moved: float = 0.0  # ⟨τ, τ⟩
     whole: float = 0.0  # ⟨δ, δ⟩
+    lines: float = 0.0  # tensors that a method of arcs mixed along a straight line, since they are nearly parallel
+    arcs: float = 0.0  # tensors that it walked along an arc
 
     @classmethod
     def of(cls, start: Tensor | None, step: Tensor | None, delta: Tensor) -> Walk:
@@ -88,6 +90,16 @@ class Blend(NamedTuple):
         if (self.first, self.second) in ((1, 0), (0, 1)):
             return aligned if self.first else fine_tuned
         return aligned.mul(self.first).add_(fine_tuned.mul(self.second))
+
+    def counted(self) -> Walk:
+        """One line or one arc; an end of the walk is neither.
+
+        >>> Blend(0.25, 0.75).counted().lines, Blend(0.5, 0.75).counted().arcs, Blend(0, 1).counted() == Walk()
+        (1, 1, True)
+        """
+        if (self.first, self.second) in ((1, 0), (0, 1)):
+            return Walk()
+        return Walk(lines=1) if self.first + self.second == 1 else Walk(arcs=1)
 
     def walk(self) -> Walk | None:
         """How far the whole tensor goes, without looking at it again.
@@ -135,14 +147,30 @@ class Effect:
     along: float = 0.0
     moved: float = 0.0
     whole: float = 0.0
+    lines: float = 0.0
+    arcs: float = 0.0
 
     def count(self, walk: Walk, knob: float) -> None:
         """Count one tensor."""
         self.along += walk.start_along + knob * walk.along
         self.moved += walk.start_moved + 2 * knob * walk.cross + knob * knob * walk.moved
         self.whole += walk.whole
+        self.lines += walk.lines
+        self.arcs += walk.arcs
 
     def to_json(self) -> dict[str, float]:
         if not self.whole:
             return {"projection": 0.0, "distance": 0.0}
         return {"projection": self.along / self.whole, "distance": (max(0.0, self.moved) / self.whole) ** 0.5}
+
+    def lines_json(self) -> dict[str, dict[str, int]]:
+        """Of a method of arcs, how many of the tensors that it mixed went along a straight line; {} of any other.
+
+        >>> effect = Effect()
+        >>> for blend in (Blend(0.25, 0.75), Blend(0.5, 0.75)):
+        ...     effect.count(blend.counted(), 0.75)
+        >>> effect.lines_json()
+        {'straight_lines': {'tensors': 1, 'of': 2}}
+        """
+        mixed = int(self.lines + self.arcs)
+        return {"straight_lines": {"tensors": int(self.lines), "of": mixed}} if mixed else {}

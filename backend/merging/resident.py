@@ -78,7 +78,14 @@ class ResidentPair:
         """Whether the merged model needs a head of its own; a model that ties its own cannot take it."""
         return self._ends is not None and self._ends.head in self._tensors
 
-    def write_into(self, targets: Mapping[str, Tensor], method: Plugin, parameters: dict[str, Any]) -> dict[str, float]:
+    def write_into(
+        self,
+        targets: Mapping[str, Tensor],
+        method: Plugin,
+        parameters: dict[str, Any],
+        *,
+        effect: Effect | None = None,
+    ) -> dict[str, float]:
         """Write θ(λ) into `targets` and return its effective projection and distance.
 
         Each number is what `merge_to_folder` would have written, cast to the target's dtype.
@@ -88,12 +95,13 @@ class ResidentPair:
                 names of one storage (a tied head) are written once.
             method: a registered merge method.
             parameters: its knobs, already checked.
+            effect: summed up on the way where given.
 
         Raises:
             UserError: a tensor of the pair that the model lacks or has in another shape.
         """
         self._prepare(method, parameters)
-        effect = Effect()
+        effect = Effect() if effect is None else effect
         places = _places(self._tensors, targets)
         written: dict[tuple[torch.device, int], str] = {}
         with torch.inference_mode():

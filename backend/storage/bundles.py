@@ -17,6 +17,7 @@ from backend.storage.database import Database
 from backend.types import Outcome, Point, Score
 
 SCHEMA = 1
+IMPORTED = "imported"  # the owner of a run that somebody else made
 _RUN_FIELDS = ("kind", "name", "spec", "recipe", "recipe_hash", "created", "started", "finished", "result")
 _POINT_FIELDS = ("index", "method", "coefficients", "outcomes", "effective", "anchor", "details")
 _OUTCOME_FIELDS = tuple(name for name in Outcome.__dataclass_fields__ if name not in ("id", "point"))
@@ -77,7 +78,7 @@ def _take_in_run(database: Database, run: Mapping[str, Any], stored: bool, key: 
     if known is not None:
         return known
     fields = {name: run[name] for name in _RUN_FIELDS}
-    fields |= {"owner": "demo" if stored else "imported", "stored": stored, "bundle_key": key}
+    fields |= {"owner": "demo" if stored else IMPORTED, "stored": stored, "bundle_key": key}
     return database.import_run(fields, [_measured(point) for point in run["points"]])
 
 

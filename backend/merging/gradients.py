@@ -1,0 +1,122 @@
+"""mergekit's settings that differ by depth and by tensor, and `layerwise`'s knobs where those say the same. No torch.
+
+There a setting is a number, a list of numbers over the depth, or a list of {filter, value} of which the first counts
+whose filter is part of the tensor's name. What lies outside the layers is at depth 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from backend.merging.place import Place, layer_count
+from backend.registry import methods
+
+KINDS = ("attention", "mlp", "norm", "embedding", "head")
+MOST = 2.0  # of a share and of the curve
+NEAR = 1e-9
+
+Curve = tuple[float, ...]
+
+
+def varies(setting: Any) -> bool:
+    """Whether it may be another number for another tensor."""
+    return isinstance(setting, list | dict)
+
+
+def number_everywhere(setting: Any) -> float | None:
+    """The one number that a setting is for every tensor, however it is written; None where it is not one.
+
+    >>> number_everywhere([0.5, 0.5]), number_everywhere([{"filter": "mlp", "value": 0.5}, {"value": [0.5]}])
+    (0.5, 0.5)
+    >>> number_everywhere([0, 1]), number_everywhere([{"filter": "mlp", "value": 0.5}])
+    (None, None)
+    """
+    numbers = {number for curve in curves_of(setting) for number in curve}
+    return numbers.pop() if len(numbers) == 1 and number_at(setting, "", 0.0) is not None else None
+
+
+def number_at(setting: Any, name: str, depth: float) -> float | None:
+    """What a setting is for the tensor of this name at this depth, 0–1; None where it says nothing of it.
+
+    >>> number_at([0.0, 1.0, 0.0], "w", 0.25), number_at([{"filter": "mlp", "value": 1}], "layers.0.attn.w", 0.0)
+    (0.5, None)
+    """
+    if _is_number(setting):
+        return float(setting)
+    if not isinstance(setting, list) or not setting:
+        return None
+    if all(_is_number(one) for one in setting):
+        x = depth * (len(setting) - 1)
+        left = int(x)
+        right = min(left + 1, len(setting) - 1)
+        return float((1 - x + left) * setting[left] + (x - left) * setting[right])
+    for one in setting:
+        if not isinstance(one, dict) or not one.keys() <= {"filter", "value"}:
+            return None
+        if one.get("filter") in (None, "*") or (name and str(one["filter"]) in name):
+            return number_at(one.get("value"), name, depth)
+    return None
+
+
+def curves_of(setting: Any) -> Iterator[Curve]:
+    """Every list over depth in a setting; a number is one of one."""
+    if _is_number(setting):
+        yield (float(setting),)
+    elif isinstance(setting, list) and setting and all(_is_number(one) for one in setting):
+        yield tuple(float(one) for one in setting)
+    elif isinstance(setting, list):
+        for one in setting:
+            yield from curves_of(one.get("value") if isinstance(one, dict) else None)
+
+
+def layerwise_knobs(
+    share: Callable[[str, float], float | None], curves: Sequence[Curve], names: Sequence[str]
+) -> dict[str, Any] | None:
+    """The knobs with which `layerwise` walks `share(name, depth)` of the way for every tensor; None if none do.
+
+    Args:
+        curves: over the depth, of which the shares may be multiples.
+        names: the model's tensors.
+    """
+    # A head that is tied has no tensor; the share that one would get is known all the same.
+    layers, known = layer_count(list(names)), dict.fromkeys([*names, "lm_head.weight"])
+    places = [Place(name, layers=layers) for name in known]
+    wanted = {place: share(place.name, (place.layer or 0) / max(1, layers - 1)) for place in places}
+    if not names or any(value is None for value in wanted.values()):
+        return None
+    for curve in dict.fromkeys([(1.0,), *curves]):
+        knobs = _fitted({place: value or 0.0 for place, value in wanted.items()}, curve)
+        if knobs and all(abs(_share(place, knobs) - (value or 0.0)) < NEAR for place, value in wanted.items()):
+            return knobs
+    return None
+
+
+def _fitted(wanted: Mapping[Place, float], curve: Curve) -> dict[str, Any] | None:
+    """The knobs that follow `curve`, from a tensor of each kind; they may not fit the others."""
+    inside: dict[str, float] = {}
+    outside = {place.kind: value for place, value in wanted.items() if place.layer is None}
+    for place, value in wanted.items():
+        height = 0.0 if place.layer is None else _share(place, {"lam": 1.0, "curve": curve})
+        if height > 0:
+            inside[place.kind] = value / height
+    scale = 1 / max(curve) if max(curve) > 0 else 1.0
+    if inside.get("norm") and outside.get("norm"):  # the final norm is on no curve, but its share is that of all norms
+        scale = inside["norm"] / outside["norm"]
+    steps = {kind: value / scale for kind, value in inside.items()} | outside
+    lam = steps.get("other", min(1.0, max(steps.values())))
+    if not 0 < lam <= 1:
+        return None
+    shares = {kind: round(steps[kind] / lam, 12) for kind in KINDS if kind in steps}
+    drawn = [round(scale * value, 12) for value in curve]
+    if not all(0 <= value <= MOST for value in (*shares.values(), *drawn)):
+        return None
+    return {"lam": round(lam, 12), "curve": drawn, **shares}
+
+
+def _share(place: Place, knobs: Mapping[str, Any]) -> float:
+    return float(knobs["lam"] * methods.get("layerwise").function(1.0, place, **knobs))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
