@@ -178,7 +178,7 @@ def trainer_against_ours(model, task, pad, batch: int, blocks: int, device) -> d
         use_cpu=device.type == "cpu",
     )
     ratios = []
-    for _ in range(3):
+    for _ in range(7):
         theirs = InOrder(copy.deepcopy(model), options, data_collator=padded, train_dataset=rows)
         clock = time.perf_counter if device.type == "cuda" else time.process_time
         started = clock()
