@@ -43,7 +43,9 @@ def _cell(data: Mapping[str, Any] | None) -> Tree:
 
 
 def _verdict(found: Mapping[str, Any]) -> Tree | str:
-    bars = [_bar(name, bar) for name, bar in found["verdict"].items()]
+    """The bars whose rival was measured."""
+    told = found["verdict"].items()
+    bars = [_bar(name, bar) for name, bar in told if bar["passed"] is not None or bar.get("within_chance")]
     return fold("Where DualSelect stands", el("ul", *bars), key=f"verdict-{found['run']}") if bars else ""
 
 
@@ -73,8 +75,7 @@ def _gap(gap: Mapping[str, float] | None) -> Tree:
 
 
 def _bar(name: str, bar: Mapping[str, Any]) -> Tree:
-    open_ = "within chance" if bar.get("within_chance") else "not measured"
-    word, kind = MARKS.get(bar["passed"], (open_, "unsure"))
+    word, kind = MARKS.get(bar["passed"], ("within chance", "unsure"))
     numbers = [f"{key.replace('_', ' ')} {value:.1f}" for key, value in bar.items() if isinstance(value, float)]
     gap = bar.get("difference")
     numbers += [f"difference {gap['value']:+.1f} [{gap['low']:.1f}, {gap['high']:.1f}]"] if gap else []
