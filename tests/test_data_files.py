@@ -183,7 +183,8 @@ def test_lines_that_are_no_json_or_no_utf8_are_named_and_a_string_is_no_reason(t
         ("rows.csv", b"prompt,response\nfox?," + b"x" * 200_000 + b"\n", "field larger than field limit"),
         ("rows.txt", b"fox", "allowed is a .jsonl, .csv, .jsonl.gz, .json.gz or .parquet file"),
     ],
-    ids=["cut off", "not packed", "empty", "parquet", "no UTF-8", "long field", "ending"],  # gzip writes the time of day
+    # not the content, since gzip writes the time of day into it
+    ids=["cut off", "not packed", "empty", "parquet", "no UTF-8", "long field", "ending"],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
