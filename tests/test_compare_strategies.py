@@ -147,6 +147,19 @@ def test_a_lost_checkpoint_is_trained_again_only_where_its_merges_are_asked_for(
     assert set(result["taken_from"]) == {"dualselect-s0"}
 
 
+def test_what_was_taken_over_is_told_after_a_restart_and_is_nobody_elses(studio, world, monkeypatch):
+    request = world[1] | {"strategies": "sft,safety_mix", "seeds": 1, "settings": {}, "tune": True}
+    first, _, _ = _trained(studio, request, monkeypatch)
+    again = studio.submit("compare", request | {"reuse": True})
+    results = [compare.compare(_Context(again.id, studio), again.spec) for _ in range(2)]
+    assert results[0]["taken_from"] == results[1]["taken_from"]
+    assert set(results[1]["taken_from"].values()) == {first.id}
+    assert {"trial-0", "sft-s0", "merges-s0"} <= results[1]["taken_from"].keys()
+    for run in (first, again):
+        studio._database.update_run(run.id, owner="imported")
+    assert _trained(studio, request | {"reuse": True}, monkeypatch)[1]["taken_from"] == {}
+
+
 def test_trials_are_taken_over_too(studio, world, monkeypatch):
     request = world[1] | {"strategies": "sft,safety_mix", "seeds": 1, "settings": {}, "tune": True, "grid": "0"}
     _, before, _ = _trained(studio, request, monkeypatch)

@@ -442,6 +442,11 @@ def test_settings_that_cannot_rank_are_refused(knobs, field):
         declared.dualselect(**knobs)
 
 
+def test_settings_that_are_not_in_use_refuse_nothing():
+    assert declared.dualselect(preset="released", warmup=0).rules.warmup == 0, "released has another reference loss"
+    assert not declared.dualselect(rho=0, keep_tokens=1.0, warmup=0).acts
+
+
 def test_what_a_page_shows_is_told():
     knobs = {"warmup": 1, "refresh_every": 3, "keep_tokens": 0.6}
     task = tt.rows(32, kinds=("benign", "benign", "unsafe"))

@@ -11,7 +11,7 @@ from typing import Any
 from backend.api import Studio
 from backend.errors import StudioError, UserError
 from backend.registry import EXTRA_INPUTS
-from backend.types import Run, RunStatus, Score
+from backend.types import AXES, Run, RunStatus, Score
 
 WALKED = ("projection", "distance")
 
@@ -112,7 +112,7 @@ def print_points(studio: Studio, run: Run) -> None:
     """
     points = [point for point in studio.points([run.id]) if point.half != "validation"]
     found = studio.frontier(points)
-    axes = [axis for axis in ("safety", "over_refusal", "helpfulness", "task") if any(axis in p.scores for p in points)]
+    axes = [axis for axis in AXES if any(axis in p.scores for p in points)]
     walked = [name for name in WALKED if any(name in point.effective for point in points)]
     print(f"{'':28}" + "".join(f"{name:>11}" for name in walked) + "".join(f"{axis:>26}" for axis in axes))
     for place, point in enumerate(points):

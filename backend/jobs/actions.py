@@ -65,7 +65,7 @@ class Context(Protocol):
         """A point of any run that was measured by this very recipe, with its outcomes."""
 
     def others(self, kind: str) -> list[Run]:
-        """Every other run of this kind, newest first."""
+        """Other runs of this kind, newest first; not imported ones: their numbers are no measurement of this studio."""
 
     def points_of(self, run: Run) -> list[Point]: ...
     def outcomes_of(self, point: Point) -> list[Outcome]: ...

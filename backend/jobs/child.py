@@ -18,6 +18,7 @@ from types import FrameType
 from backend.errors import Cancelled, Interrupted, Paused, StudioError
 from backend.jobs import queue
 from backend.settings import Settings, from_environment
+from backend.storage.bundles import IMPORTED
 from backend.storage.database import Database
 from backend.types import Outcome, Point, Run, RunStatus
 
@@ -76,7 +77,8 @@ class RunContext:
         return None if found is None else (found, self.outcomes_of(found))
 
     def others(self, kind: str) -> list[Run]:
-        return [run for run in self._database.list_runs() if run.kind == kind and run.id != self.run]
+        known = self._database.list_runs()
+        return [run for run in known if run.kind == kind and run.id != self.run and run.owner != IMPORTED]
 
     def points_of(self, run: Run) -> list[Point]:
         return self._database.points_of([run.id])

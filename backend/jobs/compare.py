@@ -39,13 +39,12 @@ def compare(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     arms, seeds, grid = spec["arms"], spec["seeds"], spec["grid"]
     parts = len(spec["trials"]) + len(seeds) * (len(arms) + bool(grid))
     known = Known(context, reuse=spec.get("reuse", False))
-    taken: dict[str, int] = {}  # parts that were not done here -> the run that did them
     done = 0
 
     def part(name: str, first: int, count: int, extra: Mapping[str, Any]) -> _Part:
         nonlocal done
         done += 1
-        return _Part(context, name, (first, count), ((done - 1) / parts, done / parts), extra, taken)
+        return _Part(context, name, (first, count), ((done - 1) / parts, done / parts), extra)
 
     trials = []
     for number, trial in enumerate(spec["trials"]):
@@ -69,13 +68,13 @@ def compare(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         "run": context.run,
         "seconds": round(time.monotonic() - started, 2),
         "checkpoints": folders,
-        "taken_from": taken,
+        "taken_from": _taken_from(context, trials),
         "settings": {
             arm["name"]: dict(zip(("parameters", "origin"), settled(arm, chosen), strict=True)) for arm in arms
         },
         "chosen": chosen,
         "rule": RULE if trials else "",
-        "trials": trials,
+        "trials": [{key: value for key, value in trial.items() if key != "taken_from"} for trial in trials],
     }
 
 
@@ -134,6 +133,16 @@ def _path(spec: Mapping[str, Any], tuned: str) -> dict[str, Any]:
     return shared | {"aligned": spec["model"], "tuned": tuned, "method": "linear", "parameters": {}}
 
 
+def _taken_from(context: Context, trials: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Parts that were not done here -> the run that did them."""
+    found = {f"trial-{number}": trial["taken_from"] for number, trial in enumerate(trials) if "taken_from" in trial}
+    for point in context.stored_points():
+        if "taken_from" in point.details:
+            arm = point.details["arm"]
+            found[f"{'merges' if arm == 'merge' else arm}-s{point.details['seed']}"] = point.details["taken_from"]
+    return found
+
+
 def _train(
     part: _Part, spec: Mapping[str, Any], arm: Mapping[str, Any], parameters: dict[str, Any], seed: int, known: Known
 ) -> Path | None:
@@ -143,7 +152,7 @@ def _train(
     weights = merged and not known.merges(parameters, seed, spec["grid"])  # without them nothing can be merged
     earlier = None if out.is_dir() else known.training(arm["strategy"], parameters, seed, weights=weights)
     if earlier is not None:
-        part.take([earlier], known)
+        part.take([earlier])
         return known.folder(earlier)
     if not part.stored_points() or not out.is_dir():  # the point comes before the folder's name
         tune(part, _training(spec, arm, parameters, seed, out))
@@ -159,7 +168,7 @@ def _measure_merges(part: _Part, spec: Mapping[str, Any], seed: int, tuned: str,
     if len(part.stored_points()) == len(spec["grid"]):
         return
     if earlier:
-        part.take(earlier, known)
+        part.take(earlier)
     else:
         sweep(part, _path(spec, tuned))
 
@@ -173,10 +182,8 @@ def _try(part: _Part, spec: Mapping[str, Any], trial: Mapping[str, Any], known: 
     arm = next(one for one in spec["arms"] if one["name"] == trial["arm"])
     earlier = known.trial(arm, trial["change"], spec["seeds"][0])
     if earlier is not None:
-        found, run = earlier
-        part.taken[part.name] = run
-        write_json(kept, found)
-        return found
+        write_json(kept, earlier)
+        return earlier
     out = part.folder / "weights"
     request = _training(spec, arm, {**arm["parameters"], **trial["change"]}, spec["seeds"][0], out)
     result = tune(part, request | {"task": "", "suites": trial_suites(part.settings, spec)})
@@ -197,19 +204,17 @@ class _Part:
         points: tuple[int, int],
         share: tuple[float, float],
         extra: Mapping[str, Any],
-        taken: dict[str, int],
     ) -> None:
         self.run, self.settings, self.recipe = context.run, context.settings, context.recipe
-        self.name, self.taken = name, taken
         self.folder = context.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._context, self._extra = context, extra
+        self._context, self._name, self._extra = context, name, extra
         self._first, self._count = points
         self._from, self._to = share
         self._started = time.monotonic()
 
     def report(self, fraction: float, phrase: str) -> None:
-        self._context.report(self._from + (self._to - self._from) * fraction, f"{self.name}, {phrase}")
+        self._context.report(self._from + (self._to - self._from) * fraction, f"{self._name}, {phrase}")
 
     def should_stop(self) -> bool:
         return self._context.should_stop()
@@ -237,15 +242,14 @@ class _Part:
     def outcomes_of(self, point: Point) -> list[Outcome]:
         return self._context.outcomes_of(point)
 
-    def take(self, points: Sequence[Point], known: Known) -> None:
+    def take(self, points: Sequence[Point]) -> None:
         """Add points of another comparison as points of this one, where they are not here yet."""
         here = {point.index for point in self.stored_points()}
         for index, point in enumerate(points):
-            self.taken[self.name] = point.run
             if index not in here:
                 details = {**point.details, **self._extra, "taken_from": point.run}
                 mine = replace(point, id=0, run=self.run, index=self._first + index, details=details)
-                self._context.add_point(mine, known.outcomes(point))
+                self._context.add_point(mine, self.outcomes_of(point))
 
     def add_point(self, point: Point, answered: Sequence[Outcome]) -> None:
         if not self._count:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.jobs.planning import recipe_hash
-from backend.types import Outcome, Point, Run
+from backend.types import Point, Run
 
 if TYPE_CHECKING:
     from backend.jobs.actions import Context
@@ -27,12 +27,12 @@ class Known:
         self._context = context
         self._recipe = context.recipe
         self._points: dict[str, list[Point]] = {}
-        self._trials: dict[str, tuple[dict[str, Any], int]] = {}
+        self._trials: dict[str, dict[str, Any]] = {}
         for run in context.others("compare") if reuse else []:
             self._note(run)
 
-    def trial(self, arm: Mapping[str, Any], change: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], int] | None:
-        """The validation scores of this setting, and the run that trained it."""
+    def trial(self, arm: Mapping[str, Any], change: Mapping[str, Any], seed: int) -> dict[str, Any] | None:
+        """The validation scores of this setting; `taken_from` is the run that trained it."""
         return self._trials.get(_trial_key(self._recipe, arm, change, seed))
 
     def training(self, strategy: str, parameters: Mapping[str, Any], seed: int, *, weights: bool) -> Point | None:
@@ -51,11 +51,8 @@ class Known:
         """The checkpoint that a training left, where this studio made it and still has it."""
         name = str(point.details.get("checkpoint", ""))
         path = self._context.settings.models_root / name
-        # A run that came in a bundle may name a checkpoint that is another one here.
+        # A run that came with the studio may name a checkpoint that is another one here.
         return path if name.startswith(f"compare-{point.run}-") and path.is_dir() else None
-
-    def outcomes(self, point: Point) -> list[Outcome]:
-        return self._context.outcomes_of(point)
 
     def _note(self, run: Run) -> None:
         recipe = run.recipe
@@ -74,7 +71,7 @@ class Known:
         arms = {arm["name"]: arm for arm in recipe.get("arms", [])}
         for trial in (run.result or {}).get("trials", []):
             key = _trial_key(recipe, arms[trial["arm"]], trial["change"], trial["seed"])
-            self._trials.setdefault(key, (trial, run.id))
+            self._trials.setdefault(key, {**trial, "taken_from": run.id})
 
 
 def _training_key(recipe: Mapping[str, Any], strategy: str, parameters: Mapping[str, Any], seed: int) -> str:

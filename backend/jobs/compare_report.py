@@ -33,14 +33,17 @@ class Arm:
         self.points = [point for point, _ in measured]
         self._suites = [(axis, suite, _matrix(measured, suite)) for axis, suite in _suites(measured)]
         self.scores = {axis: self._score(axis) for axis in AXES if any(one == axis for one, *_ in self._suites)}
+        self._spreads: dict[str, list[float]] = {}
 
     def value(self, axis: str) -> float | None:
         return next((score.value for name, score in self.scores.items() if name == axis), None)
 
     def spread(self, axis: str) -> list[float]:
         """Bootstrap means of an axis: of its suites, unweighted."""
-        each = [statistics.replicates(matrix, seed=suite) for one, suite, matrix in self._suites if one == axis]
-        return [sum(row) / len(row) for row in zip(*each, strict=True)]
+        if axis not in self._spreads:
+            each = [statistics.replicates(matrix, seed=suite) for one, suite, matrix in self._suites if one == axis]
+            self._spreads[axis] = [sum(row) / len(row) for row in zip(*each, strict=True)]
+        return self._spreads[axis]
 
     def to_json(self) -> dict[str, Any]:
         details = [point.details for point in self.points]
@@ -130,17 +133,17 @@ def differences(arms: Sequence[Arm]) -> dict[str, dict[str, dict[str, float | No
     mine = next((arm for arm in arms if arm.name == "dualselect"), None)
     if mine is None:
         return {}
-    spreads = {axis: mine.spread(axis) for axis in mine.scores}
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for arm in arms:
         if arm is not mine and len(arm.points) == len(mine.points):
             axes = [axis for axis in mine.scores if mine.value(axis) is not None and arm.value(axis) is not None]
-            found[arm.name] = {axis: _difference(mine, arm, axis, spreads[axis]) for axis in axes}
+            found[arm.name] = {axis: _difference(mine, arm, axis) for axis in axes}
     return found
 
 
-def _difference(mine: Arm, other: Arm, axis: str, spread: Sequence[float]) -> dict[str, float | None]:
-    low, high = statistics.percentiles([one - two for one, two in zip(spread, other.spread(axis), strict=True)])
+def _difference(mine: Arm, other: Arm, axis: str) -> dict[str, float | None]:
+    pairs = zip(mine.spread(axis), other.spread(axis), strict=True)
+    low, high = statistics.percentiles([one - two for one, two in pairs])
     value = (mine.value(axis) or 0.0) - (other.value(axis) or 0.0)
     return {"value": _percent(value), "low": _percent(low), "high": _percent(high)}
 
@@ -183,7 +186,7 @@ def _above(mine: Arm, rival: Arm | None, axis: str) -> dict[str, Any]:
     equal = (mine.value("task") or 0.0) >= (rival.value("task") or 0.0) - EQUAL_TASK - 1e-9
     found = _bar(safety > other and equal, value=safety, rival=other, rival_task=rival.value("task"))
     if len(mine.points) == len(rival.points):
-        found["difference"] = gap = _difference(mine, rival, axis, mine.spread(axis))
+        found["difference"] = gap = _difference(mine, rival, axis)
         if equal and (gap["low"] or 0.0) <= 0 <= (gap["high"] or 0.0):
             found |= {"passed": None, "within_chance": True}
     return found

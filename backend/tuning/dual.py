@@ -42,6 +42,8 @@ class DualSelect(Strategy):
         self.rules = rules
         self.constant_rate = rules.frozen
         needs = {"references"} if rules.selects or rules.pulls else set()
+        if needs:
+            rules.check()
         self.needs = frozenset(needs | ({"start_model"} if needs and rules.ref_loss == "kl" else set()))
         self.d_task: Gradient | None = None
         self.d_then: Gradient | None = None  # d_task at the last refresh

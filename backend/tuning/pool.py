@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backend.lazy import torch
+from backend.tuning.balance import HELPFUL
 from backend.tuning.scores import capped_simplex, quotas
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 FLOOR, CEILING = 64, 1024
 REFRESH_SHARE = 0.09
 COST = 1.35  # of looking at a reference, in task rows: its gradient, and what the start model says
-HELPFUL = "benign"
 
 
 def pool_size(rows: int, batch: int, every: int, relative_length: float) -> int:

@@ -49,7 +49,7 @@ class Rules:
     keep_rows: float | None = None
     frozen: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Refuse settings that do not go together.
 
         Raises:
@@ -59,9 +59,7 @@ class Rules:
             problem = "got 0, but before the first step nothing has drifted from the start model to rank references by"
             raise UserError("warmup", problem=problem, remedy="Take 1 or more, or ref_loss sft_minus_base.")
         if self.scores == "gate" and self.standardise == "off":
-            problem = (
-                "got 'gate', which does not know how long gradients are; scores that nothing standardises need that"
-            )
+            problem = "got 'gate', which knows no lengths of gradients; scores that nothing standardises need them"
             raise UserError("scores", problem=problem, remedy="Take auto, sample or single.")
 
     def settled(self, tools: Tools) -> Rules:
