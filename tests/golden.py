@@ -86,25 +86,32 @@ def cases() -> list[tuple[str, Plugin, int]]:
     return found
 
 
-def outcome(method: Plugin, count: int, models: dict[str, Checkpoint], out: Path) -> Any:
-    """The SHA-256 of the merged tensors, or for methods by value their sum, length, first and last number."""
+def merged(
+    method: Plugin, count: int, models: dict[str, Checkpoint], out: Path, *, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """What a method makes of the frozen family, by name."""
     extras = {role: models[role] for role in method.facts["extras"]}
     tuned = [models["tuned"], models["second"]][:count]
     given = {"strength": 2000.0} if method.name == "safe_delta" else {}
     knobs = check_request(method, given, tuned=count, extras=list(extras))
     grams = gram_matrices() if method.facts["calibration"] else None
-    merge_to_folder(models["aligned"], tuned, method, knobs, out, extras=extras, grams=grams, seed=42)
-    merged = sorted(load_file(out / "model.safetensors").items())
+    merge_to_folder(models["aligned"], tuned, method, knobs, out, extras=extras, grams=grams, seed=42, device=device)
+    return load_file(out / "model.safetensors")
+
+
+def outcome(method: Plugin, count: int, models: dict[str, Checkpoint], out: Path) -> Any:
+    """The SHA-256 of the merged tensors, or for methods by value their sum, length, first and last number."""
+    tensors = sorted(merged(method, count, models, out).items())
     if method.name in BY_VALUE:
         return {
             name: [
                 round(float(one), 4)
                 for one in (tensor.double().sum(), tensor.double().norm(), *tensor.reshape(-1)[[0, -1]])
             ]
-            for name, tensor in merged
+            for name, tensor in tensors
         }
     digest = hashlib.sha256()
-    for name, tensor in merged:
+    for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from backend.inference.model import load, pick_device
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from backend.types import RunStatus
-from tests import tiny
+from tests import golden, tiny
 from tests.worlds import tiny_world
 
 pytestmark = [
@@ -73,3 +73,15 @@ def test_a_sweep_runs_on_the_gpu_from_queue_to_points(cuda):
     assert len(points) == 3
     assert points[0].details["device"].startswith("cuda")
     studio.close()
+
+
+def test_a_merge_to_disk_on_the_gpu_is_the_cpus_within_a_rounding(tmp_path):
+    models = {role: golden.write(tmp_path / role, number) for number, role in enumerate(golden.ROLES)}
+    for number, (label, method, count) in enumerate(golden.cases()):
+        written = {
+            device: golden.merged(method, count, models, tmp_path / f"{device}{number}", device=device)
+            for device in ("cpu", "cuda")
+        }
+        for name, tensor in written["cpu"].items():
+            step = torch.finfo(tensor.dtype).eps * tensor.abs().max().item()
+            assert (tensor.float() - written["cuda"][name].float()).abs().max().item() <= 2 * step, (label, name)

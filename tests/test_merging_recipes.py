@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.inference.activations import gram_matrices
 from backend.inference.model import load
+from backend.jobs.actions import merge_device
 from backend.jobs.calibration import read_chats
 from backend.jobs.planning import make_plan
 from backend.merging.engine import merge_to_folder, open_models
@@ -93,7 +95,29 @@ def test_a_recipe_replays_to_the_same_bytes(name: str, world: Path, capsys) -> N
         assert path.read_bytes() == (second / path.name).read_bytes()
     recipes = [json.loads((folder / "recipe.json").read_text()) for folder in (first, second)]
     assert recipes[0] == recipes[1]
-    assert recipes[0]["seed"] == 7
+    assert (recipes[0]["seed"], recipes[0]["device"]) == (7, "cpu")
+    elsewhere = recipes[0] | {"device": "cuda", "files": dict.fromkeys(recipes[0]["files"], "of a GPU")}
+    (world / "gpu.json").write_text(json.dumps(elsewhere))
+    capsys.readouterr()
+    assert main(["merge", "--recipe", str(world / "gpu.json"), "--out", str(world / "third")]) == 1
+    if not torch.cuda.is_available():
+        assert f"made with torch {torch.__version__} on cuda, now torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "method", "recorded", "expected"),
+    [
+        ("auto", "linear", "", "cpu"),  # bound by the disk
+        ("auto", "lox", "", "cuda"),
+        ("auto", "linear", "cuda", "cuda"),
+        ("auto", "lox", "cpu", "cpu"),
+        ("cuda", "linear", "cpu", "cuda"),
+        ("cpu", "lox", "cuda", "cpu"),
+    ],
+)
+def test_where_a_merge_computes(settings, monkeypatch, device, method, recorded, expected) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert merge_device(replace(settings, device=device), methods.get(method), recorded) == expected
 
 
 def test_a_recipe_is_refused_for_other_weights_and_other_files(world: Path, settings, capsys) -> None:
@@ -108,7 +132,8 @@ def test_a_recipe_is_refused_for_other_weights_and_other_files(world: Path, sett
     assert "tuned: second holds other weights than the recipe's tuned" in sentence
     assert "Leave out the others" in refused("--recipe", str(out), "--lambda", "0.2")
     assert "cannot be read" in refused("--recipe", str(world / "none.json"))
-    for text, said in (("{", "no JSON"), ("[]", "no recipe"), ("{}", "has no method")):
+    strange = json.dumps(json.loads((out / "recipe.json").read_text()) | {"device": "tpu"})
+    for text, said in (("{", "no JSON"), ("[]", "no recipe"), ("{}", "has no method"), (strange, "no device we know")):
         (world / "bad.json").write_text(text)
         assert said in refused("--recipe", str(world / "bad.json"))
 

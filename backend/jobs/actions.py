@@ -151,10 +151,30 @@ def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         scores=scores,
         measured=measured,
         hashes_in=context.settings.home / "hashes.json",
+        device=merge_device(context.settings, method, spec.get("device", "")),
         report=context.report,
         should_stop=context.should_stop,
     )
     return {"folder": str(out), "recipe": recipe, "seconds": round(time.monotonic() - started, 2)}
+
+
+def merge_device(settings: Settings, method: Plugin, recorded: str = "") -> str:
+    """Where a merge to disk computes: "cpu" or "cuda".
+
+    Methods that go by blocks are bound by the disk, so a GPU would only give them other last bits: they take one where
+    STUDIO_DEVICE says so. Methods that see whole tensors take the one there is.
+
+    Args:
+        recorded: where the recipe that is made again was made; followed as far as this machine can.
+
+    Raises:
+        UserError: STUDIO_DEVICE wants a device that is not here.
+    """
+    if recorded and settings.device == "auto":
+        return "cpu" if recorded == "cpu" else pick_device("auto").type
+    if settings.device == "auto" and method.facts["splits"] != "tensor":
+        return "cpu"
+    return pick_device(settings.device).type
 
 
 def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:

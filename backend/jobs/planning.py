@@ -44,6 +44,7 @@ from backend.types import Checkpoint, Plan
 
 CHECKPOINTS = ("aligned", "tuned", *EXTRA_INPUTS)
 BESIDE = ("calibration", "donor")
+DEVICES = ("cpu", "cuda")
 TUNING = "tuning.json"  # what a fine-tuning leaves beside its weights: lineage, settings, hashes
 SEARCH = (
     Parameter("minutes", "float", 10.0, required=False, low=0.05, high=1440, help="when to stop looking"),
@@ -132,6 +133,7 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "out": str(target) if target else "",
         "seed": seed_of(request),
         **find_calibration(settings, request, method),
+        **_recorded_device(request),
     }
     recipe = {
         "kind": "merge",
@@ -147,6 +149,14 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     check_memory(estimate.memory)
     check_space(target or settings.models_root, estimate.disk - (leftover(target) if target else 0))
     return Plan("merge", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
+
+
+def _recorded_device(request: Mapping[str, Any]) -> dict[str, str]:
+    """Where the recipe that is made again was made; {} for a merge of its own."""
+    device = text_of(request, "device", "")
+    if device not in ("", *DEVICES):
+        raise unknown_name("device", device, DEVICES)
+    return {"device": device} if device else {}
 
 
 def _new_folder(out: str) -> Path | None:
@@ -234,7 +244,7 @@ _PLANNERS: dict[str, Callable[[Settings, Mapping[str, Any]], Plan]] = {
 _FIELDS = {
     "sweep": (*CHECKPOINTS, *BESIDE, "method", "parameters", "grid", "task", "preset", "seed", "suites"),
     "search": ("aligned", "tuned", "grid", "depth", "minutes", "trials", "task", "preset", "seed", "suites"),
-    "merge": (*CHECKPOINTS, *BESIDE, "method", "parameters", "out", "seed"),
+    "merge": (*CHECKPOINTS, *BESIDE, "method", "parameters", "out", "seed", "device"),
     "evaluate": ("checkpoint", "aligned", "task", "preset", "seed", "suites"),
     "tune": (
         *("model", "task_data", "references", "strategy", "parameters", "training"),

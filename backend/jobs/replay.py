@@ -10,6 +10,7 @@ from typing import Any
 from backend.checkpoints.hashes import file_hashes
 from backend.errors import RunFailed, UserError
 from backend.jobs.calibration import calibrated_with
+from backend.jobs.planning import DEVICES
 from backend.jobs.sources import DONORS, open_spec
 from backend.registry import EXTRA_INPUTS
 from backend.settings import Settings
@@ -41,6 +42,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     inputs = [recipe["aligned"], *recipe["fine_tuned"], *dict(recipe.get("extras") or {}).values()]
     if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in inputs):
         raise UserError(FIELD, problem=f"{path.name} names no checkpoints", remedy="Name the recipe.json of a merge.")
+    if recipe.get("device", "cpu") not in DEVICES:
+        raise UserError(FIELD, problem=f"{path.name} names no device we know", allowed=" or ".join(DEVICES))
     if recipe.get("donor", "aligned") not in DONORS:
         raise UserError(FIELD, problem=f"{path.name} names no donor we know", allowed=" or ".join(DONORS))
     return dict(recipe)
@@ -58,6 +61,7 @@ def request_of(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     named |= {role: _name(extras[role]) for role in EXTRA_INPUTS if role in extras}
     named |= {"calibration": recipe["calibration"]["name"]} if recipe.get("calibration") else {}
     named |= {key: value for key, value in given.items() if value} | {"donor": recipe.get("donor", "aligned")}
+    named |= {"device": recipe["device"]} if recipe.get("device") else {}
     return named | {"method": recipe["method"], "parameters": recipe["parameters"], "seed": recipe["seed"]}
 
 
@@ -82,10 +86,15 @@ def check_result(recipe: Mapping[str, Any], made: Mapping[str, Any]) -> None:
     """Say so where the new files are not the recipe's, byte for byte."""
     differing = [name for name, digest in recipe["files"].items() if made["files"].get(name) != digest]
     if differing:
-        then, now = (dict(one.get("versions") or {}).get("torch", "unknown") for one in (recipe, made))
+        then, now = (_made_with(one) for one in (recipe, made))
         raise RunFailed(
-            f"{differing[0]} is not the recipe's byte for byte: made with torch {then}, now {now}. The folder was kept."
+            f"{differing[0]} is not the recipe's byte for byte: made with {then}, now {now}. The folder was kept."
         )
+
+
+def _made_with(recipe: Mapping[str, Any]) -> str:
+    torch = dict(recipe.get("versions") or {}).get("torch", "unknown")
+    return f"torch {torch} on {recipe.get('device', 'cpu')}"
 
 
 def _name(said: Mapping[str, Any]) -> str:

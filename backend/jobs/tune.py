@@ -66,11 +66,11 @@ def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
     for part, file in zip(("task", "references"), files, strict=False):
         data.report[part] |= file.to_json()
     write_json(context.folder / "data_report.json", data.report)
-    trained, losses = _train(context, spec, strategy, responder, data, probed)
+    trained, losses, settled = _train(context, spec, strategy, responder, data, probed)
 
     out = Path(spec["out"]) if spec["out"] else settings.models_root / f"tune-{context.run}"
     temporary = out.with_name(out.name + ".tmp")
-    recipe = _recipe(spec, strategy, model, files, data, len(losses))
+    recipe = _recipe(spec, strategy, model, files, data, len(losses)) | ({"settled": settled} if settled else {})
     _save(trained, responder.tokenizer, temporary, pinned(model))
     context.report(TRAINED, "measuring")
     point, result = _measure(context, spec, trained, responder, suites, _checkpoint_name(out, settings), model)
@@ -141,8 +141,8 @@ def _train(
     responder: Responder,
     data: Prepared,
     probed: Sequence[Suite],
-) -> tuple[Any, list[float]]:
-    """The trained model, still with its adapter, and the loss of every step."""
+) -> tuple[Any, list[float], dict[str, Any]]:
+    """The trained model, still with its adapter, the loss of every step, and what the strategy settled by itself."""
     plan = spec["training"]
     model, autocast = _trainable(responder.model, plan, seed=spec["seed"])
     recorder = Recorder(context.folder, data.texts)
@@ -165,6 +165,7 @@ def _train(
         asked = context.request()
         return "keep" if asked == "keep" else "pause" if asked == "pause" else ""
 
+    hooks = strategy.function(**spec["parameters"])
     losses = train(
         model,
         data.task,
@@ -175,12 +176,12 @@ def _train(
         ),
         pad=responder.pad,
         report=report,
-        strategy=strategy.function(**spec["parameters"]),
+        strategy=hooks,
         references=data.references,
         saver=saver,
         control=control,
     )
-    return model, losses
+    return model, losses, hooks.settled()
 
 
 def _trainable(model: Any, plan: Mapping[str, Any], *, seed: int) -> tuple[Any, bool]:

@@ -118,6 +118,7 @@ def merge_to_folder(
     scores: Mapping[str, Any] | None = None,
     measured: str = "",
     hashes_in: Path | None = None,
+    device: str = "cpu",
     report: Report = lambda fraction, phrase: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -135,6 +136,7 @@ def merge_to_folder(
         donor: whose config, tokenizer and chat template the folder gets.
         scores: axis -> {"value", "low", "high", "n"} in percent for the card; none says "not evaluated".
         measured: how these were measured, as `model_card` takes it.
+        device: where the arithmetic is done; another kind gives other last bits.
         hashes_in: keeps the SHA-256 of large files for the next merge; they are read again when they were changed.
         report: told the fraction of bytes written, at most ten times a second.
         should_stop: asked between blocks.
@@ -163,12 +165,17 @@ def merge_to_folder(
         slots = [Slot(name, _stored(aligned, name), models.aligned.shape(name)) for name in models.names]
         total = sum(slot.bytes for slot in slots)
         check_space(out, total - leftover(out))
-        beyond = {"donor": donor, "calibration": dict(calibration or {}), "grams": _digest(grams or {})}
+        beyond = {
+            "donor": donor,
+            "calibration": dict(calibration or {}),
+            "grams": _digest(grams or {}),
+            "device": device,
+        }
         key = _key(method, checked, seed, slots, inputs, beyond)
         effect = Effect()
         with FolderWriter(out, shards_like(aligned, slots), key=key) as writer:
             survey(models, method, checked, seed=seed, check=check)
-            stream = Stream(models, method, checked, writer, seed=seed, check=check)
+            stream = Stream(models, method, checked, writer, seed=seed, check=check, device=device)
             done, said = 0, 0.0
             for slot in stream.run(slots, effect):
                 done += slot.bytes
@@ -190,6 +197,7 @@ def merge_to_folder(
                 "fine_tuned": [_input(one, should_stop) for one in others],
                 "extras": {role: _input(one, should_stop) for role, one in beside.items()},
                 "donor": donor,
+                "device": device,
                 "effective": effect.to_json(),
                 **effect.lines_json(),
                 "files": writer.hashes,

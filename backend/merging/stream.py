@@ -33,6 +33,7 @@ class Stream:
     Args:
         writer: what it has finished before is not computed again.
         check: called between blocks; may raise to stop.
+        device: where the arithmetic is done; blocks are the same everywhere.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Stream:
         *,
         seed: int,
         check: Callable[[], None],
+        device: str = "cpu",
     ) -> None:
         self._models = models
         self._method = method
@@ -51,6 +53,7 @@ class Stream:
         self._writer = writer
         self._seed = seed
         self._check = check
+        self._device = device
         self._threads = max(1, min(MOST_THREADS, torch.get_num_threads()))
         self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
         self._scratch = Scratch()
@@ -87,7 +90,7 @@ class Stream:
         def merge(name: str, begin: int, end: int, whole: Whole) -> Walk:
             splits, scratch = self._method.facts["splits"], self._scratch
             block = self._models.block(name, begin, end, splits, equal, seed=self._seed, scratch=scratch)
-            merged, walk = merge_block(block, self._method, self._parameters, whole)
+            merged, walk = merge_block(self._placed(block), self._method, self._parameters, whole)
             self._writer.put(name, begin, merged)
             return Walk() if all(equal) else walk
 
@@ -113,9 +116,13 @@ class Stream:
         self._check()
         bundle = self._models.read(slot.name, seed=self._seed)
         assert isinstance(bundle, Bundle)
-        merged, walk = merge_whole(bundle, self._method, self._parameters)
+        merged, walk = merge_whole(self._placed(bundle), self._method, self._parameters)
         self._writer.put(slot.name, 0, merged)
         return Walk() if bundle.equal else walk
+
+    def _placed(self, bundle: Bundle) -> Bundle:
+        """The bundle where the arithmetic is done."""
+        return bundle if self._device == "cpu" else bundle.to(self._device)
 
     def _in_order(self, visit: Callable[[int], Any], numbers: Iterable[int]) -> Iterator[Any]:
         waiting: deque[Future[Any]] = deque()

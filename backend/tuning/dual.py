@@ -278,6 +278,10 @@ class DualSelect(Strategy):
         else:
             torch._foreach_lerp_(self.d_task, [maths.wide(one) for one in gradient], 1 - EMA)
 
+    def settled(self) -> dict[str, Any]:
+        names = ("warmup", "pool", "k_ref", "refresh_every", "d_ref_every", "b_ref")
+        return {name: getattr(self.rules, name) for name in names} | {"scores": self.tools.scorer} if self.acts else {}
+
     def metrics(self) -> dict[str, float]:
         return self._metrics | self.lasting if self.acts else {}
 

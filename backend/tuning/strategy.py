@@ -58,6 +58,10 @@ class Strategy:
     def correct(self, gradient: list[Tensor], window: Window) -> None:
         """Change the accumulated gradient in place, once per optimiser step and before clipping."""
 
+    def settled(self) -> dict[str, Any]:
+        """What it chose by itself in `prepare`, for the record: automatic settings as they are, plain values only."""
+        return {}
+
     def metrics(self) -> dict[str, float]:
         """Scalars of the last step; what does not apply is absent."""
         return {}
