@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from backend.registry import strategies
 from backend.tuning import scores as maths
 from backend.tuning.data import collate
 from backend.tuning.loop import TrainingSettings, _Run, batch_loss
+from backend.tuning.pool import Pool
 from backend.tuning.resume import Saver
 from backend.tuning.strategies import dualselect as declared
 from backend.tuning.strategy import Strategy
@@ -241,7 +243,7 @@ def test_no_pull_and_everything_kept_is_sft_bit_for_bit(mode):
 def test_add_without_selection_is_one_batch_on_the_sum_of_both_losses():
     model, pool, task = tt.lora(), tt.references(6), tt.rows(8)
     knobs = {"keep_tokens": 1.0, "correction": "add", "norm_match": False, "d_ref_every": 1, "b_ref": 6, "k_ref": 6}
-    knobs |= {"rho": 0.3, "warmup": 0, "ref_loss": "sft"}
+    knobs |= {"rho": 0.3, "warmup": 0, "ref_loss": "sft", "ref_tokens": 0}
     hooks = Recorder(strategies.get("dualselect").function(**knobs))
     start = copy.deepcopy(model)
     tt.fit(model, hooks=hooks, task=task, pool=pool, steps=1, batch=8, clip=1e9)
@@ -343,6 +345,37 @@ def test_a_reference_against_the_task_is_chosen_first():
 def test_without_a_direction_the_loss_chooses_and_without_any_difference_the_id():
     assert choice([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [9.0] * 6, moving=False) == [4, 5]
     assert choice([1.0] * 6, [0.0] * 6, moving=False) == [0, 1]
+
+
+def test_a_batch_of_the_chosen_has_both_kinds_in_their_shares():
+    rows = tt.references(40)
+    pool = Pool(rows, 40, 20, 0.0, 0.75, torch.Generator().manual_seed(0))
+    pool.choose(range(40), torch.arange(40.0))
+    for _ in range(20):
+        drawn, weights = pool.draw(8)
+        assert Counter(rows[one].kind for one in drawn) == {"benign": 6, "refusal": 2}
+        assert (len(set(drawn)), weights) == (8, [1 / 8] * 8)
+        assert set(drawn) <= pool.chosen.keys()
+    assert pool.draw(20) == (list(pool.chosen), list(pool.chosen.values()))
+
+
+def test_only_the_first_tokens_of_a_references_answer_count():
+    pool = tt.references(8)
+    other = [
+        replace(one, tokens=(*one.tokens[: one.prompt + 2], *(5 for _ in one.tokens[one.prompt + 2 :]))) for one in pool
+    ]
+    assert [one.tokens for one in pool] != [one.tokens for one in other]
+    trained = {}
+    for name, rows, count in (
+        ("two", pool, 2),
+        ("two of others", other, 2),
+        ("all", pool, 0),
+        ("all of others", other, 0),
+    ):
+        trained[name] = tt.lora()
+        tt.fit(trained[name], "dualselect", KNOBS["dualselect"] | {"ref_tokens": count}, pool=rows)
+    assert tt.same(tt.weights(trained["two"]), tt.weights(trained["two of others"]))
+    assert not tt.same(tt.weights(trained["all"]), tt.weights(trained["all of others"]))
 
 
 def test_softer_temperatures_go_from_the_top_to_all_alike():

@@ -31,7 +31,7 @@ MOST_SEEDS = 20
 TUNED: dict[str, tuple[str, tuple[float, ...]]] = {
     "safety_mix": ("share", (0.1, 0.2, 0.5, 1.0)),
     "safegrad": ("rho", (0.1, 0.2, 0.5, 1.0)),
-    "dualselect": ("rho", (0.1, 0.2, 0.5, 1.0)),
+    "dualselect": ("rho", (0.05, 0.1, 0.2, 0.5)),  # 1 has never left the task whole
 }
 
 # One part of DualSelect replaced each; everything else stays as it is in the comparison.
@@ -46,7 +46,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "correction_agem": {"correction": "agem"},
     "random_task": {"task_choice": "random"},
     "losses_only": {"nu": 0.0},
+    "directions_only": {"mu_ref": 0.0, "mu_task": 0.0},
     "ref_sft_minus_base": {"ref_loss": "sft_minus_base"},
+    "ref_whole_answers": {"ref_tokens": 0},
     "keep_0.75": {"keep_tokens": 0.75},
     "k_ref_8": {"k_ref": 8},
     "k_ref_30": {"k_ref": 30},

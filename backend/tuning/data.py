@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,14 @@ class Example:
     def targets(self) -> int:
         """How many of its tokens are learned."""
         return len(self.tokens) - self.prompt
+
+    def cut(self, targets: int) -> Example:
+        """The same chat, its answer ending after so many tokens.
+
+        >>> Example((7, 8, 1, 2, 3), 2).cut(1).tokens
+        (7, 8, 1)
+        """
+        return replace(self, tokens=self.tokens[: self.prompt + targets])
 
 
 class Batch(NamedTuple):

@@ -66,6 +66,8 @@ class DualSelect(Strategy):
         super().prepare(tools)
         if not self.acts:
             return
+        if self.rules.ref_tokens:
+            tools.references = [one.cut(self.rules.ref_tokens) for one in tools.references]
         rules = self.rules = self.rules.settled(tools)
         if rules.frozen:
             self.rules = rules = replace(rules, refresh_every=tools.epoch, d_ref_every=tools.epoch, b_ref=rules.k_ref)

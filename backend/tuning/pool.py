@@ -59,8 +59,7 @@ class Pool:
 
     def choose(self, indices: Sequence[int], scores: Tensor) -> Tensor:
         """Weights of the scored references, summing to 1, chosen for helpful answers and others apart."""
-        helpful = [at for at, index in enumerate(indices) if self.rows[index].kind == HELPFUL]
-        others = [at for at, index in enumerate(indices) if self.rows[index].kind != HELPFUL]
+        helpful, others = self._sides(indices)
         if self.kind_quota < 0 or not helpful or not others:
             weights = capped_simplex(scores, self.tau, self.k)
         else:
@@ -88,13 +87,26 @@ class Pool:
     def draw(self, count: int) -> tuple[list[int], list[float]]:
         """A batch drawn from the chosen by their weights, without replacement, each counting alike.
 
-        All of them with their own weights where that is no more than `count`.
+        Helpful answers and others have the shares in it that they have among the chosen: left to chance, a batch of
+        eight is now and then of one kind. All of them with their own weights where that is no more than `count`.
         """
         indices, weights = list(self.chosen), list(self.chosen.values())
         if len(indices) <= count:
             return indices, weights
-        drawn = torch.multinomial(torch.tensor(weights), count, generator=self.generator).tolist()
-        return sorted(indices[one] for one in drawn), [1 / count] * count
+        sides = self._sides(indices)
+        share = sum(weights[at] for at in sides[0])
+        drawn: list[int] = []
+        for side, number in zip(sides, quotas(count, *map(len, sides), share), strict=True):
+            if number:
+                likely = torch.tensor([weights[at] for at in side])
+                places = torch.multinomial(likely, number, generator=self.generator).tolist()
+                drawn += [indices[side[place]] for place in places]
+        return sorted(drawn), [1 / count] * count
+
+    def _sides(self, indices: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The places of the helpful answers among these references, and those of the others."""
+        helpful = [at for at, index in enumerate(indices) if self.rows[index].kind == HELPFUL]
+        return helpful, sorted(set(range(len(indices))) - set(helpful))
 
     def state_dict(self) -> dict[str, Any]:
         return {"chosen": dict(self.chosen), "place": self.place, "order": list(self.order)}

@@ -37,6 +37,7 @@ class Rules:
     k_ref: int
     kind_quota: float
     ref_loss: str
+    ref_tokens: int
     warmup: int
     refresh_every: int
     turn_cos: float
@@ -110,6 +111,7 @@ def released(rules: Rules) -> Rules:
         k_ref=rules.k_ref or 32,
         kind_quota=-1.0,
         ref_loss="sft",
+        ref_tokens=0,
         warmup=rules.warmup if rules.warmup >= 0 else 10,
         refresh_every=10**9,
         turn_cos=-1.0,

@@ -11,7 +11,7 @@ from backend.tuning.rules import Rules, released
 from backend.tuning.strategy import Strategy
 
 
-@strategy(paper="arXiv:2606.09866", needs="references", cost="about 1.3")
+@strategy(paper="arXiv:2606.09866", needs="references and the start model", cost="about 1.3")
 def dualselect(
     *,
     preset: Literal["studio", "released"] = "studio",
@@ -29,6 +29,7 @@ def dualselect(
     k_ref: Annotated[int, Between(0, 4096, "rows"), EveryPreset()] = 0,
     kind_quota: Annotated[float, Between(0, 1, "of the chosen")] = 0.5,
     ref_loss: Literal["kl", "sft_minus_base", "sft"] = "kl",
+    ref_tokens: Annotated[int, Between(0, 4096, "tokens of an answer")] = 5,
     warmup: Annotated[int, Between(-1, 50, "steps"), EveryPreset()] = -1,
     refresh_every: Annotated[int, Between(0, 500, "steps")] = 0,
     turn_cos: Annotated[float, Between(-1, 0.95, "cosine")] = -1.0,
@@ -67,6 +68,8 @@ def dualselect(
         kind_quota: the share of helpful answers among them, so that the model does not learn to refuse everything.
         ref_loss: what forgotten means; kl is any drift from the start model's answers, sft_minus_base a loss above the
             start model's, sft a high loss. Drifts also hold on to how often the start model refuses.
+        ref_tokens: how many of the first tokens of a reference's answer count; they decide whether it declines
+            (arXiv:2406.05946). 0 takes all.
         warmup: plain steps before protection starts; -1 takes a twentieth of all, at most 10.
         refresh_every: steps until the references are chosen again; 0 takes an epoch, but 25 at least and 100 at most.
         turn_cos: choose again early when the training direction has turned below this cosine; -1 never, since with
@@ -97,6 +100,7 @@ def dualselect(
         k_ref=k_ref,
         kind_quota=kind_quota,
         ref_loss=ref_loss,
+        ref_tokens=ref_tokens,
         warmup=warmup,
         refresh_every=refresh_every,
         turn_cos=turn_cos,
