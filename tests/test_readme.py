@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from backend.api import Studio
 from backend.settings import ASSETS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BUILT = ASSETS / "demo" / "build.json"
 AXES = ("safety", "over_refusal", "helpfulness")
 TASKS = ("reasoning", "medical", "code", "tool")
+ARM_AXES = ("safety", "contaminated", "over_refusal", "helpfulness", "task")
 
 
 def cells_of(first: str) -> list[str]:
@@ -33,3 +35,19 @@ def test_the_scores_of_the_demo_checkpoints_are_those_recorded_by_the_build():
             f"{task} {scores[name][task]['value']:.0f}" for task in ("reasoning", "medical", "code", "tool")
         )
         assert cells_of(f"`demo/{name}`") == [*shown, tasks]
+
+
+def test_the_scores_of_the_strategies_are_those_of_the_stored_comparisons(settings):
+    studio = Studio(settings)
+    stored = {run.name: studio.comparison_json(run.id)["strategies"] for run in studio.runs() if run.kind == "compare"}
+    studio.close()
+    assert len(stored) == len(TASKS) + 1
+    for name, arms in stored.items():
+        task, ablation = name.split("-")[0], "7 strategies" not in name
+        for arm in arms:
+            if not ablation and arm["name"] == "lisa":
+                continue  # said in words
+            start = f"`{arm['name']}`" if ablation else f"{task} | `{arm['name']}`"
+            found = [arm["scores"][axis] for axis in ARM_AXES]
+            shown = [f"{s['value']:.1f} [{s['low']:.1f}, {s['high']:.1f}]" for s in found]
+            assert cells_of(start)[-len(shown) :] == shown

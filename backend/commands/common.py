@@ -80,27 +80,19 @@ def run_to_the_end(studio: Studio, kind: str, request: Mapping[str, Any]) -> Run
 def finish(studio: Studio, run: Run) -> Run:
     """See a submitted run through; raises what stopped it."""
     run = studio.wait(run.id, _progress())
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    end_line()
     if run.status is not RunStatus.DONE:
         raise StudioError(f"run {run.id} is {run.status}: {run.error}")
     return run
 
 
 def _progress() -> Callable[[Run], None]:
-    """Show a run's progress on standard error: one moving line on a terminal, else a line per change of phrase."""
-    shown = ""
+    """Shows a run's progress on standard error."""
+    show = _moving_line()
 
     def report(run: Run) -> None:
-        nonlocal shown
         left = f", {run.seconds_left:.0f} s left" if run.seconds_left is not None else ""
-        line = f"run {run.id}: {100 * run.fraction:.0f} % {run.phrase}{left}"
-        head = run.phrase.split(":")[0]
-        if sys.stderr.isatty():
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-        elif head != shown:
-            print(line, file=sys.stderr, flush=True)
-        shown = head
+        show(f"run {run.id}: {100 * run.fraction:.0f} % {run.phrase}{left}", run.phrase)
 
     return report
 
@@ -150,6 +142,29 @@ def print_line(text: str = "") -> int:
     return 0
 
 
-def say(fraction: float, phrase: str) -> None:
-    """Progress on standard error."""
-    print(f"{100 * fraction:5.1f} %  {phrase}", file=sys.stderr, flush=True)
+def teller() -> Callable[[float, str], None]:
+    """Shows progress on standard error, told as a fraction and a phrase."""
+    show = _moving_line()
+    return lambda fraction, phrase: show(f"{100 * fraction:5.1f} %  {phrase}", phrase)
+
+
+def end_line() -> None:
+    """What is said next begins a line of its own."""
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+def _moving_line() -> Callable[[str, str], None]:
+    """Shows lines on standard error: in place on a terminal, else one for each change of the phrase's beginning."""
+    shown = ""
+
+    def show(line: str, phrase: str) -> None:
+        nonlocal shown
+        head = phrase.rpartition(":")[0] or phrase
+        if sys.stderr.isatty():
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        elif head != shown:
+            print(line, file=sys.stderr, flush=True)
+        shown = head
+
+    return show

@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from backend.commands.common import print_json, print_line, say
+from backend.commands.common import end_line, print_json, print_line, teller
 from backend.settings import Settings, calm_threads
 
 
@@ -31,6 +31,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(settings.threads)
+    say = teller()
     if options.what == "build":
         from backend.demo.build import build, rebuild
         from backend.demo.results import store_results
@@ -43,6 +44,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         else:
             report = build(out, options.seed, settings.threads, say)
             store_results(settings, out, say)
+        end_line()
         return print_json(report) if options.json else print_line(f"{out} is built.")
     if options.what == "compare":
         from backend.demo.results import store_comparison
@@ -50,10 +52,12 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         for task in options.tasks.split(","):
             how = {"ablations": options.ablations, "reuse": options.reuse}
             store_comparison(settings, task.strip(), options.seeds, say, **how)
+        end_line()
         return print_line(f"Stored under {settings.demo / 'results'}.")
     from backend.demo.verify import verify
 
     report = verify(settings, seeds=options.seeds, report=say)
+    end_line()
     if options.json:
         print_json(report)
     else:

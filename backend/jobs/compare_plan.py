@@ -13,6 +13,7 @@ from typing import Any
 from backend.errors import UserError, unknown_name
 from backend.evaluation.presets import preset as find_preset
 from backend.jobs import planning
+from backend.jobs.compare_rule import RULE
 from backend.jobs.forecast import SECONDS_PER_POINT
 from backend.jobs.grids import parse_grid
 from backend.jobs.named_suites import chosen_suites, measured_with, task_suite
@@ -97,7 +98,7 @@ def plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
         **{key: first.recipe[key] for key in ("model", "task_data", "references", "judges", "scorers", "decoding")},
         "suites": first.recipe["suites"],
         "strategies": {plan.recipe["strategy"]["name"]: plan.recipe["strategy"] for plan in plans},
-        **({"validation": _validation(settings, spec)} if tuned else {}),
+        **({"validation": _validation(settings, spec), "rule": RULE} if tuned else {}),
     }
     spec["reuse"] = reuse  # not in the recipe: what is taken over was made by the same one
     return Plan("compare", spec, recipe, planning.recipe_hash(recipe), _estimate(plans, spec), first.warnings)

@@ -96,7 +96,7 @@ class Pool:
         sides = self._sides(indices)
         share = sum(weights[at] for at in sides[0])
         drawn: list[int] = []
-        for side, number in zip(sides, quotas(count, *map(len, sides), share), strict=True):
+        for side, number in zip(sides, quotas(count, len(sides[0]), len(sides[1]), share), strict=True):
             if number:
                 likely = torch.tensor([weights[at] for at in side])
                 places = torch.multinomial(likely, number, generator=self.generator).tolist()
