@@ -3,8 +3,9 @@
     s_j = μ_R r_j − ν cos(h_j, d_task)    references: high loss, high conflict first
     c_i = μ_T l_i − ν cos(g_i, d_ref)     task samples: low c = compatible
 
-l, r are losses, g, h gradients of single samples, d_task and d_ref the directions of either side. From the equations
-of arXiv:2606.09866; the settings are those of the strategy `dualselect`.
+l, r are losses, g, h gradients of single samples, d_task and d_ref the directions of either side; of a reference only
+the first `ref_tokens` tokens of the answer count. From the equations of arXiv:2606.09866; the settings are those of the
+strategy `dualselect`.
 """
 
 from __future__ import annotations
