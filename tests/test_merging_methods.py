@@ -14,11 +14,12 @@ from torch import Tensor
 
 from backend.errors import UserError
 from backend.merging.arithmetic import merge_whole
+from backend.merging.blocks import Whole
 from backend.merging.engine import merge_one, step_of
 from backend.merging.inputs import Bundle, check_request
 from backend.merging.ops import Effect, Walk, round_once
 from backend.merging.place import Place
-from backend.merging.sparse import keep_band, keep_top, top_mask
+from backend.merging.sparse import keep_band, keep_top
 from backend.merging.sphere import norm
 from backend.registry import Plugin, methods
 
@@ -214,7 +215,7 @@ def test_the_largest_are_those_a_stable_sort_puts_first(values: list[float], sha
     count = int(share * len(values))
     expected = torch.zeros(len(values), dtype=torch.bool)
     expected[torch.sort(sizes, descending=True, stable=True).indices[:count]] = True
-    assert torch.equal(top_mask(sizes, count), expected)
+    assert torch.equal(Whole(len(values)).largest((sizes, count))[0], expected)
 
 
 @each_method

@@ -88,6 +88,11 @@ class Whole:
         found: list[float] = self._ask(lambda: _dots(pairs), _added, list)
         return found
 
+    def columns(self, *tensors: Tensor) -> list[Tensor]:
+        """The sum of each column over all rows, [1, columns]; blocks must be whole rows (splits "rows")."""
+        found: list[Tensor] = self._ask(lambda: [one.sum(0, keepdim=True) for one in tensors], _added, list)
+        return found
+
     def largest(self, *asked: tuple[Tensor, int]) -> list[Tensor]:
         """True at the `count` largest of `sizes` (fp32, none negative) for each (sizes, count).
 

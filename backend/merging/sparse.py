@@ -13,16 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def top_mask(sizes: Tensor, count: int) -> Tensor:
-    """True at the `count` largest of `sizes` (fp32, none negative), equal ones by lowest flat index; any shape.
-
-    >>> from torch import tensor
-    >>> top_mask(tensor([3.0, 1.0, 3.0, 3.0]), 2)
-    tensor([ True, False,  True, False])
-    """
-    return Whole(sizes.numel()).largest((sizes, count))[0]
-
-
 def keep_top(delta: Tensor, density: float, whole: Whole | None = None) -> Tensor:
     """The largest ⌊density·n⌋ elements by magnitude, at least one; the others 0.
 

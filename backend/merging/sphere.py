@@ -1,8 +1,13 @@
-"""Angles between tensors, and walks along arcs. Sums are taken in fp64 over fixed chunks, so size changes no result."""
+"""Angles between tensors, walks along arcs and means on the sphere. Sums are taken in fp64.
+
+A mean of tensors is a sum of them with one number each, and these numbers follow from their dots alone: so no method
+here holds more of a tensor than a block.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from backend.lazy import torch
@@ -62,6 +67,50 @@ def arc(cos: float, share: float, *, straight: float = NEARLY_ALIGNED) -> tuple[
     return math.sin((1 - share) * angle) / math.sin(angle), math.sin(share * angle) / math.sin(angle)
 
 
-def unit(one: Tensor, length: float) -> Tensor:
-    """The tensor over its length, in fp64; a zero tensor stays zero."""
-    return one.double() / length if length else one.double()
+def gram(tensors: Sequence[Tensor], whole: Whole | None = None) -> Tensor:
+    """⟨x_j, x_k⟩ of all pairs, [K, K] in fp64.
+
+    Args:
+        whole: the tensors that these are blocks of, None where they are all of it.
+
+    >>> from torch import tensor
+    >>> gram([tensor([1.0, 0.0]), tensor([1.0, 2.0])]).tolist()
+    [[1.0, 1.0], [1.0, 5.0]]
+    """
+    count = len(tensors)
+    pairs = [(one, other) for one in range(count) for other in range(one, count)]
+    whole = whole or Whole(tensors[0].numel())
+    found = torch.zeros(count, count, dtype=torch.float64)
+    for (one, other), dot in zip(pairs, whole.dots(*((tensors[j], tensors[k]) for j, k in pairs)), strict=True):
+        found[one, other] = found[other, one] = dot
+    return found
+
+
+def angles(dots: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosines of all pairs, [K, K], and the lengths, [K], from a `gram`; a zero tensor has the cosine 0 with all.
+
+    >>> from torch import tensor
+    >>> [one.tolist() for one in angles(tensor([[4.0, 2.0], [2.0, 4.0]]))]
+    [[[1.0, 0.5], [0.5, 1.0]], [2.0, 2.0]]
+    """
+    lengths = dots.diagonal().sqrt()
+    scale = torch.where(lengths > 0, lengths, 1)
+    return (dots / scale[:, None] / scale[None, :]).clamp(-1, 1), lengths
+
+
+def per_length(shares: Tensor, lengths: Tensor) -> Tensor:
+    """What shares of unit tensors are as shares of the tensors themselves; 0 of a zero tensor."""
+    return torch.where(lengths > 0, shares / torch.where(lengths > 0, lengths, 1), 0)
+
+
+def mixed(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Σ share_k·x_k, fp32.
+
+    >>> from torch import tensor
+    >>> mixed([tensor([1.0, 0.0]), tensor([1.0, 2.0])], [0.5, 2.0])
+    tensor([2.5000, 4.0000])
+    """
+    total = tensors[0].mul(shares[0])
+    for one, share in zip(tensors[1:], shares[1:], strict=True):
+        total.add_(one.mul(share))
+    return total

@@ -6,8 +6,9 @@ import math
 from typing import TYPE_CHECKING, Annotated
 
 from backend.lazy import torch
+from backend.merging.blocks import Whole
 from backend.merging.knobs import Lam
-from backend.merging.sphere import norm, unit
+from backend.merging.sphere import angles, gram, mixed, per_length
 from backend.params import Between
 from backend.registry import merge_method
 
@@ -15,10 +16,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(paper="arXiv:2603.04972", needs="an aligned model and one or more fine-tuned from it", gives="step")
+@merge_method(
+    paper="arXiv:2603.04972",
+    needs="an aligned model and one or more fine-tuned from it",
+    gives="step",
+    splits="elements",
+)
 def karcher(
     aligned: Tensor,
-    models: list[Tensor],
+    deltas: list[Tensor],
+    whole: Whole | None = None,
     *,
     lam: Lam = 1.0,
     max_iter: Annotated[int, Between(1, 100)] = 10,
@@ -31,33 +38,47 @@ def karcher(
 
     Args:
         aligned: θ0, fp32, any shape.
-        models: θ_k, same shape.
+        deltas: θ_k − θ0, same shape.
+        whole: the tensors these are blocks of, None where they are all of it.
         lam: λ, no unit; 0 is the aligned model, 1 the mean.
         max_iter: the most steps of the search for the mean.
         tol: the search ends at a step shorter than this, in radians.
 
     >>> from torch import tensor
-    >>> karcher(tensor([1.0, 0.0]), [tensor([0.0, 1.0])])
+    >>> karcher(tensor([1.0, 0.0]), [tensor([-1.0, 1.0])])
     tensor([-0.2929,  0.7071])
     """
-    everyone = [aligned, *models]
-    lengths = [norm(one) for one in everyone]
-    units = [unit(one, length) for one, length in zip(everyone, lengths, strict=True) if length]
-    if not units:
-        return torch.zeros_like(aligned)
-    middle = torch.stack(units).mean(0)
-    size = float(middle.norm())
-    middle = middle / size if size > 1e-12 else units[0].clone()
-    for _ in range(max_iter):
-        step = torch.zeros_like(middle)
-        for one in units:
-            cos = max(-1.0, min(1.0, float((one * middle).sum())))
-            angle = math.acos(cos)
-            if math.sin(angle) > 1e-12:
-                step += (angle / math.sin(angle) / len(units)) * (one - cos * middle)
-        turn = float(step.norm())
-        if turn < tol:
+    steps = gram([aligned, *deltas], whole)
+    walked = torch.eye(len(steps), dtype=torch.float64)
+    walked[:, 0] = 1  # θ_k = θ0 + δ_k
+    cosines, lengths = angles(walked @ steps @ walked.T)
+    shares = per_length(_mean(cosines, lengths > 0, max_iter, tol), lengths) * lengths.mean()
+    # Σ c_k θ_k − θ0, written so that what the models share does not cancel in fp32
+    return mixed([aligned, *deltas], [float(shares.sum()) - 1, *shares[1:].tolist()])
+
+
+def _mean(cosines: Tensor, there: Tensor, most: int, tol: float) -> Tensor:
+    """The mean of unit tensors on the sphere, as shares of them; they are known by their cosines alone."""
+    count = int(there.sum())
+    shares = there.double() / max(1, count)
+    size = _length(shares, cosines)
+    if size > 1e-12:
+        shares /= size
+    elif count:
+        shares = torch.zeros_like(shares).index_fill_(0, there.nonzero()[0], 1.0)
+    for _ in range(most):
+        cos = (cosines @ shares).clamp(-1, 1)
+        angle = torch.acos(cos)
+        curved = there & (torch.sin(angle) > 1e-12)
+        pulls = torch.where(curved, angle / torch.where(curved, torch.sin(angle), 1) / max(1, count), 0)
+        step = pulls - (pulls @ cos) * shares
+        turn = _length(step, cosines)
+        if turn <= tol:
             break
-        middle = math.cos(turn) * middle + (math.sin(turn) / turn) * step
-        middle /= float(middle.norm())
-    return (middle * (sum(lengths) / len(lengths)) - aligned.double()).float()
+        shares = math.cos(turn) * shares + (math.sin(turn) / turn) * step
+        shares /= _length(shares, cosines)
+    return shares
+
+
+def _length(shares: Tensor, cosines: Tensor) -> float:
+    return math.sqrt(max(0.0, float(shares @ cosines @ shares)))

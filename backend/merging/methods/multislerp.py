@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from backend.errors import UserError
 from backend.lazy import torch
+from backend.merging.blocks import Whole
 from backend.merging.knobs import Lam, Shares, weights_of
 from backend.merging.place import Place
-from backend.merging.sphere import norm, unit
+from backend.merging.sphere import angles, gram, mixed, per_length
 from backend.registry import merge_method
 
 if TYPE_CHECKING:
     from torch import Tensor
-
 
 TINY = 1e-8
 
@@ -25,36 +25,34 @@ TINY = 1e-8
     gives="step",
     least=2,
     why="with one fine-tuned model it gives that model",
+    splits="elements",
 )
-def multislerp(deltas: list[Tensor], place: Place, *, lam: Lam = 1.0, weights: Shares = ()) -> Tensor:
+def multislerp(
+    deltas: list[Tensor], place: Place, whole: Whole | None = None, *, lam: Lam = 1.0, weights: Shares = ()
+) -> Tensor:
     """Average the directions of several fine-tunings on the sphere, and their lengths apart.
 
-    u_k = δ_k/‖δ_k‖, m = unit(Σ w u), v = Σ w(u_k − (u_k·m)m), φ = ‖v‖; θ = θ0 + λ·(Σ w‖δ_k‖)·(m·cos φ + v·sin φ/φ),
-    the w summing to 1. Where Σ w u vanishes, two changes are averaged plainly; more are refused.
+    θ = θ0 + λ·(Σ w‖δ_k‖)·unit(Σ w u_k) with u_k = δ_k/‖δ_k‖, the w summing to 1. (mergekit walks on along the mean of
+    what the u_k have across that direction, which is zero.) Where Σ w u vanishes, two changes are averaged plainly;
+    more are refused.
 
     Args:
         deltas: δ_k, fp32, any shape.
         place: names the tensor where it has to be refused.
+        whole: the tensors these are blocks of, None where they are all of it.
 
     >>> from torch import tensor
     >>> multislerp([tensor([1.0, 0.0]), tensor([0.0, 1.0])], Place("w"))
     tensor([0.7071, 0.7071])
     """
     given = weights_of(weights, len(deltas))
-    shares = [weight / (sum(given) or 1) for weight in given]
-    lengths = [norm(delta) for delta in deltas]
-    units = [unit(delta, length) for delta, length in zip(deltas, lengths, strict=True)]
-    middle = torch.stack([share * one for share, one in zip(shares, units, strict=True)]).sum(0)
-    size = float(middle.norm())
+    shares = torch.tensor([weight / (sum(given) or 1) for weight in given], dtype=torch.float64)
+    cosines, lengths = angles(gram(deltas, whole))
+    size = math.sqrt(max(0.0, float(shares @ cosines @ shares)))
     if size < TINY:
-        if len(deltas) > 2 and any(lengths):
+        if len(deltas) > 2 and bool(lengths.any()):
             problem = f"the changes of `{place.name}` cancel, so they have no mean direction"
             raise UserError("weights", problem=problem, remedy="Give other weights, or use task_arithmetic.")
-        return torch.stack([share * delta for share, delta in zip(shares, deltas, strict=True)]).sum(0)
-    middle /= size
-    aside = torch.zeros_like(middle)
-    for share, one in zip(shares, units, strict=True):
-        aside += share * (one - float((one * middle).sum()) * middle)
-    angle = float(aside.norm()) + TINY
-    mean = sum(share * length for share, length in zip(shares, lengths, strict=True))
-    return (mean * (middle * math.cos(angle) + aside * (math.sin(angle) / angle))).float()
+        return mixed(deltas, shares.tolist())
+    length = float(shares @ lengths)
+    return mixed(deltas, (per_length(shares, lengths) * (length / size)).tolist())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from backend.lazy import torch
+from backend.merging.blocks import Whole
 from backend.merging.knobs import Lam
-from backend.merging.sphere import arc, cosine
+from backend.merging.sphere import arc, cosine, mixed
 from backend.params import Between
 from backend.registry import merge_method
 
@@ -23,10 +24,12 @@ COLLINEAR = 1 - 1e-16
     gives="step",
     least=2,
     most=2,
+    splits="rows",
     why="it walks along the arc between two fine-tuned models; use slerp for one",
 )
 def nuslerp(
     deltas: list[Tensor],
+    whole: Whole | None = None,
     *,
     lam: Lam = 1.0,
     t: Annotated[float, Between(0, 1)] = 0.5,
@@ -38,6 +41,7 @@ def nuslerp(
 
     Args:
         deltas: δ1 and δ2, fp32, any shape.
+        whole: the tensors these are blocks of, None where they are all of it.
         t: 0 is the first fine-tuning's change, 1 the second's.
         axis: whether one angle is taken for the whole tensor, for each row (along the last axis) or for each column.
 
@@ -47,12 +51,15 @@ def nuslerp(
     """
     first, second = deltas
     if axis == "whole" or first.dim() < 2:
-        ours, theirs = arc(cosine(first, second), t, straight=COLLINEAR)
-        return first.mul(ours).add_(second.mul(theirs))
-    along = -1 if axis == "rows" else 0
+        return mixed(deltas, arc(cosine(first, second, whole=whole), t, straight=COLLINEAR))
     one, other = first.double(), second.double()
-    lengths = one.norm(dim=along, keepdim=True) * other.norm(dim=along, keepdim=True)
-    cos = ((one * other).sum(along, keepdim=True) / torch.where(lengths > 0, lengths, 1)).clamp(-1, 1)
+    products = [one.square(), other.square(), one * other]
+    if axis == "rows":
+        squares, others, both = (part.sum(-1, keepdim=True) for part in products)
+    else:
+        squares, others, both = (whole or Whole(first.numel())).columns(*products)
+    lengths = squares.sqrt() * others.sqrt()
+    cos = (both / torch.where(lengths > 0, lengths, 1)).clamp(-1, 1)
     straight = (1 - cos.square() <= 1e-16) | (lengths == 0)
     angle = torch.acos(torch.where(straight, 0, cos))
     curved = (torch.sin((1 - t) * angle) * one + torch.sin(t * angle) * other) / torch.sin(angle)
