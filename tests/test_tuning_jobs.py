@@ -84,7 +84,7 @@ def test_a_fine_tuning_becomes_a_measured_checkpoint_in_every_list(studio, world
     card = (Path(result["folder"]) / "README.md").read_text()
     assert "dualselect" in card
     settled = json.loads((Path(result["folder"]) / "tuning.json").read_text())["settled"]
-    assert (settled["warmup"], settled["scores"]) == (1, "sample")
+    assert (settled["warmup"], settled["scores"]) == (2, "sample")
     assert result["data"]["task"]["sha256"] in card
     assert studio.plan("tune", world[1]).stored_run == run.id
 

@@ -104,13 +104,13 @@ def per_length(shares: Tensor, lengths: Tensor) -> Tensor:
 
 
 def mixed(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """Σ share_k·x_k, fp32.
+    """Σ share_k·x_k in fp64, rounded once to fp32: shares may be large where tensors are small, and terms may cancel.
 
     >>> from torch import tensor
     >>> mixed([tensor([1.0, 0.0]), tensor([1.0, 2.0])], [0.5, 2.0])
     tensor([2.5000, 4.0000])
     """
-    total = tensors[0].mul(shares[0])
+    total = tensors[0].double().mul_(shares[0])
     for one, share in zip(tensors[1:], shares[1:], strict=True):
-        total.add_(one.mul(share))
-    return total
+        total.add_(one.double().mul_(share))
+    return total.float()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 def karcher(
     aligned: Tensor,
-    deltas: list[Tensor],
+    models: list[Tensor],
     whole: Whole | None = None,
     *,
     lam: Lam = 1.0,
@@ -38,23 +38,20 @@ def karcher(
 
     Args:
         aligned: θ0, fp32, any shape.
-        deltas: θ_k − θ0, same shape.
+        models: θ_k, same shape.
         whole: the tensors these are blocks of, None where they are all of it.
         lam: λ, no unit; 0 is the aligned model, 1 the mean.
         max_iter: the most steps of the search for the mean.
         tol: the search ends at a step shorter than this, in radians.
 
     >>> from torch import tensor
-    >>> karcher(tensor([1.0, 0.0]), [tensor([-1.0, 1.0])])
+    >>> karcher(tensor([1.0, 0.0]), [tensor([0.0, 1.0])])
     tensor([-0.2929,  0.7071])
     """
-    steps = gram([aligned, *deltas], whole)
-    walked = torch.eye(len(steps), dtype=torch.float64)
-    walked[:, 0] = 1  # θ_k = θ0 + δ_k
-    cosines, lengths = angles(walked @ steps @ walked.T)
+    everyone = [aligned, *models]
+    cosines, lengths = angles(gram(everyone, whole))
     shares = per_length(_mean(cosines, lengths > 0, max_iter, tol), lengths) * lengths.mean()
-    # Σ c_k θ_k − θ0, written so that what the models share does not cancel in fp32
-    return mixed([aligned, *deltas], [float(shares.sum()) - 1, *shares[1:].tolist()])
+    return mixed(everyone, [float(shares[0]) - 1, *shares[1:].tolist()])
 
 
 def _mean(cosines: Tensor, there: Tensor, most: int, tol: float) -> Tensor:
