@@ -126,7 +126,7 @@ task_arithmetic, ties.
         Args:
             kind: "sweep", "search", "merge", "evaluate", "tune" or "compare".
             spec: sweep: aligned, tuned, method, parameters, grid, task, preset, seed, suites;
-                merge: aligned, tuned, method, parameters, out, seed;
+                merge: aligned, tuned, method, parameters, out, seed, device (of a recipe that is made again);
                 both also: unaligned, raw, safe, calibration where the method needs them; donor, "aligned" or
                 "fine_tuned", whose tokenizer the result gets; tuned may be a list;
                 search: aligned, tuned, grid, minutes, trials, depth, task, preset, seed, suites;

@@ -184,7 +184,7 @@ def child(
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=code)
 
 
-@pytest.mark.parametrize("method", ["linear", "ties", "dare_linear", "slerp"])
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_linear", "slerp", "karcher"])
 def test_files_equal_the_pair_in_memory_whatever_the_threads(large: Any, tmp_path: Path, method: str) -> None:
     plugin = methods.get(method)
     knobs = check_request(plugin, {})
@@ -410,7 +410,7 @@ def test_the_estimate_counts_the_blocks_that_a_merge_holds() -> None:
     assert (guard.BLOCK, guard.THREADS, guard.BLOCKS_HELD) == (blocks.BLOCK, stream.MOST_THREADS, stream.AHEAD + 1)
 
 
-@pytest.mark.parametrize("method", ["linear", "ties", "karcher"])
+@pytest.mark.parametrize("method", ["linear", "ties", "karcher", "arcee_fusion"])  # the last sees whole tensors
 def test_memory_is_what_the_estimate_says(large: Any, tmp_path: Path, method: str) -> None:
     whole = methods.get(method).facts["splits"] == "tensor"
     told = estimate_merge(*large, whole=whole).memory

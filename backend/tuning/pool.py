@@ -106,7 +106,8 @@ class Pool:
     def _sides(self, indices: Sequence[int]) -> tuple[list[int], list[int]]:
         """The places of the helpful answers among these references, and those of the others."""
         helpful = [at for at, index in enumerate(indices) if self.rows[index].kind == HELPFUL]
-        return helpful, sorted(set(range(len(indices))) - set(helpful))
+        others = [at for at, index in enumerate(indices) if self.rows[index].kind != HELPFUL]
+        return helpful, others
 
     def state_dict(self) -> dict[str, Any]:
         return {"chosen": dict(self.chosen), "place": self.place, "order": list(self.order)}

@@ -33,7 +33,8 @@ class Strategy:
     tools: Tools
 
     def prepare(self, tools: Tools) -> None:
-        """Before the first step, at the start weights, also when a run is resumed. It may change `tools.task`."""
+        """Before the first step, at the start weights, also when a run is resumed. It may change `tools.task` and
+        `tools.references`."""
         self.tools = tools
 
     def phase(self, step: int) -> Phase:

@@ -43,7 +43,8 @@ def nuslerp(
         deltas: δ1 and δ2, fp32, any shape.
         whole: the tensors these are blocks of, None where they are all of it.
         t: 0 is the first fine-tuning's change, 1 the second's.
-        axis: whether one angle is taken for the whole tensor, for each row (along the last axis) or for each column.
+        axis: whether one angle is taken for the whole tensor, for each row (along the last axis) or for each
+            column (over all rows).
 
     >>> from torch import tensor
     >>> nuslerp([tensor([1.0, 0.0]), tensor([0.0, 1.0])])
