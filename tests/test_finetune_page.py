@@ -26,7 +26,7 @@ class Tuning(Page):
 
     def filled(self, **changes: Any) -> list[Any]:
         fields = ["model", "task_data", "references", "own_task", "own_references", "strategy", "task", "probe_every"]
-        fields += ["seed", "out", "suites", "own_suites", *(one["name"] for one in self.finetune.training)]
+        fields += ["seed", "out", "how_many", "suites", "own_suites", *(one["name"] for one in self.finetune.training)]
         fields += [one["name"] for one in self.finetune.settings.parameters]
         values = dict(zip(fields, [getattr(part, "value", None) for part in self.finetune.form], strict=True))
         unknown = set(changes) - set(values)

@@ -8,7 +8,7 @@ import gradio as gr
 
 from app import checkpoints, forms, run_cards, text, tuning_cards
 from app import tuning_text as words
-from app.pages.measured import Measured
+from app.pages.measured import Measured, how_many
 from app.pages.tune_data import TuneData
 from app.pages.tuning_view import TuningView
 from app.tree import el, note
@@ -19,7 +19,7 @@ from backend.types import Run
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 FIELDS = (
     "model", "task_data", "references", "strategy", "parameters", "training", "task", "probe_every", "seed", "out",
-    "suites", "general",
+    "preset", "suites", "general",
 )  # fmt: skip
 UP_FRONT = 5  # settings of a strategy that are seen without unfolding
 
@@ -101,6 +101,8 @@ class Finetune:
             self.seed = gr.Number(0, precision=0, **self._labels("seed"), min_width=120)
         for field in ("probe_every", "seed"):
             self._slot(field)
+        self.preset = how_many(self.catalogue["presets"])
+        self._slot("preset")
         self.measured = Measured(self.catalogue["suites"])
         self._slot("suites")
         with gr.Accordion("Advanced: how the training runs", open=False):
@@ -136,7 +138,7 @@ class Finetune:
     @property
     def form(self) -> list[Any]:
         return [
-            self.model, *self.data.inputs, self.strategy, self.task, self.probe_every, self.seed, self.out,
+            self.model, *self.data.inputs, self.strategy, self.task, self.probe_every, self.seed, self.out, self.preset,
             *self.measured.inputs, *self.schedule, *self.values,
         ]  # fmt: skip
 
@@ -175,7 +177,7 @@ class Finetune:
 
     def spec(self, *form: Any) -> dict[str, Any]:
         """The request as `Studio.plan("tune", …)` takes it; settings nobody changed are left to the backend."""
-        (model, *data), (strategy, task, every, seed, out, suites, own_suites, *rest) = form[:5], form[5:]
+        (model, *data), (strategy, task, every, seed, out, preset, suites, own_suites, *rest) = form[:5], form[5:]
         schedule, values = rest[: len(self.schedule)], rest[len(self.schedule) :]
         parameters = self.settings.changed(strategy or "", values)
         if self.preset_of(strategy, values):
@@ -184,7 +186,7 @@ class Finetune:
             "model": model or "", **self.data.request(*data, needs_references=self.needs_references(strategy)),
             "strategy": strategy or "", "parameters": parameters,
             "training": forms.changed(self.training, schedule), "task": task or "", "probe_every": every or 0,
-            "seed": seed, "out": out or "", **self.measured.request(model, suites, own_suites),
+            "seed": seed, "out": out or "", "preset": preset or "", **self.measured.request(model, suites, own_suites),
         }  # fmt: skip
 
     def needs_references(self, strategy: str | None) -> bool:

@@ -1,4 +1,6 @@
-"""What a run is measured on: the micro-world's suites, the plain ones for any model, or others that a person names."""
+"""What a run is measured on: the micro-world's suites, the plain ones for any model, or others that a person names, and
+how many prompts of each.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,22 @@ from app import text
 
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 FITTING, MICRO_WORLD, PLAIN, OWN = "", "micro-world", "plain", "own"
+
+
+def how_many(presets: Sequence[Mapping[str, Any]]) -> gr.Dropdown:
+    """How many prompts of each suite are asked."""
+    choices = [(_preset(preset), preset["name"]) for preset in presets]
+    first = choices[0][1] if choices else None
+    return gr.Dropdown(choices, value=first, label="How many prompts (preset)", filterable=False)
+
+
+def _preset(preset: Mapping[str, Any]) -> str:
+    """The name and how many prompts a suite gets; None in the catalogue means all of them."""
+    counts = sorted({count for count in preset.get("prompts", {}).values() if count})
+    if not counts:
+        return f"{preset['name']}: every prompt"
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{preset['name']}: {many} prompts a suite"
 
 
 class Measured:

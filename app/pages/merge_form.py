@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app import checkpoints, forms, text
-from app.pages.measured import Measured
+from app.pages.measured import Measured, how_many
 from app.web import sheet
 
 NOTHING = ""
@@ -146,7 +146,7 @@ class Form:
         self.slot("grid")
 
     def _measuring(self) -> None:
-        presets, tasks = self.catalogue["presets"], [task["name"] for task in self.catalogue["tasks"]]
+        tasks = [task["name"] for task in self.catalogue["tasks"]]
         with gr.Row():
             self.task = gr.Dropdown(
                 [(text.task(task), task) for task in tasks],
@@ -154,10 +154,7 @@ class Form:
                 info="what the horizontal axis measures", filterable=False, min_width=160, scale=2,
             )  # fmt: skip
             self.seed = gr.Number(0, label="Seed", info="of all draws", precision=0, min_width=90, scale=1)
-        self.preset = gr.Dropdown(
-            [(_preset(preset), preset["name"]) for preset in presets],
-            value=presets[0]["name"] if presets else None, label="How many prompts (preset)", filterable=False,
-        )  # fmt: skip
+        self.preset = how_many(self.catalogue["presets"])
         self.slot("task")
         self.slot("preset")
         self.slot("seed")
@@ -283,12 +280,3 @@ class Form:
             grid = fields.grid
         measured = {name: getattr(fields, name) for name in ("task", "preset", "seed")}
         return {**request, "parameters": parameters, "grid": grid, **measured, **suites}
-
-
-def _preset(preset: Mapping[str, Any]) -> str:
-    """The name and how many prompts a suite gets; None in the catalogue means all of them."""
-    counts = sorted({count for count in preset.get("prompts", {}).values() if count})
-    if not counts:
-        return f"{preset['name']}: every prompt"
-    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{preset['name']}: {many} prompts a suite"

@@ -25,6 +25,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", help="the task to measure; default: that of a demo set")
     parser.add_argument("--suites", help="comma list of suite names or .jsonl files instead of the safety suites")
+    parser.add_argument("--preset", help="how many prompts of each suite: quick (the default), standard or report")
     parser.add_argument("--probe-every", help="measure a few validation prompts every so many steps")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--out", help="the new folder; default: under the studio's models root")
@@ -33,7 +34,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     studio = Studio(settings)
-    names = ("strategy", "model", "task_data", "references", "task", "suites", "probe_every", "seed", "out")
+    names = ("strategy", "model", "task_data", "references", "task", "suites", "preset", "probe_every", "seed", "out")
     request = {name: getattr(options, name) for name in names}
     request |= {"parameters": settings_of(options.set), "training": settings_of(options.train)}
     run = run_to_the_end(studio, "tune", request)

@@ -248,7 +248,7 @@ _FIELDS = {
     "evaluate": ("checkpoint", "aligned", "task", "preset", "seed", "suites"),
     "tune": (
         *("model", "task_data", "references", "strategy", "parameters", "training"),
-        *("task", "probe_every", "seed", "out", "suites"),
+        *("task", "preset", "probe_every", "seed", "out", "suites"),
     ),
     "compare": (
         *("model", "task_data", "references", "strategies", "seeds", "settings", "training"),

@@ -171,6 +171,7 @@ def _train(
         data.task,
         TrainingSettings(
             **{name: plan[name] for name in ("steps", "batch", "lr", "warmup", "clip", "accumulate", "pool")},
+            loss_norm=plan.get("loss_norm", "sample"),
             seed=spec["seed"],
             autocast=autocast,
         ),

@@ -25,6 +25,7 @@ from backend.tuning.balance import balance_warnings
 from backend.tuning.knobs import check_training
 from backend.tuning.overlap import Apart, keep_apart
 from backend.tuning.rows import Row, counted
+from backend.tuning.strategy import Strategy
 from backend.types import Checkpoint, Estimate, Plan
 
 PRESET = "quick"
@@ -76,8 +77,8 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "strategy": {"name": strategy.name, "paper": strategy.facts["paper"], "source": plugin_hash(strategy)},
         **named_suites.measured_with(suites, spec),
     }
-    needs = strategy.function(**spec["parameters"]).needs
-    estimate = _estimate(settings, model, spec["training"], needs, sum(len(suite.rows) for suite in suites))
+    hooks = strategy.function(**spec["parameters"])
+    estimate = _estimate(settings, model, spec["training"], hooks, sum(len(suite.rows) for suite in suites))
     check_room(settings, estimate)
     apart = keep_apart(rows.task, rows.references, held_out(settings, spec))
     _check_left(apart, rows, spec)
@@ -162,15 +163,16 @@ def _whole(request: Mapping[str, Any], field: str, default: int, most: int) -> i
 
 
 def _estimate(
-    settings: Settings, model: Checkpoint, training: Mapping[str, Any], needs: frozenset[str], prompts: int
+    settings: Settings, model: Checkpoint, training: Mapping[str, Any], strategy: Strategy, prompts: int
 ) -> Estimate:
-    """Six multiply-adds per weight and token, four with an adapter, and the measurement at the end.
+    """Six multiply-adds per weight and token, four with an adapter, times what the strategy's steps cost; then measured.
 
     Without an adapter to switch off, a strategy that needs the start model keeps a copy of it.
     """
-    work = training["steps"] * training["batch"] * TOKENS_PER_ROW * (6 if training["full"] else 4) * model.parameters
+    per_row = TOKENS_PER_ROW * (6 if training["full"] else 4) * model.parameters
+    work = training["steps"] * training["batch"] * per_row * strategy.effort(training["batch"])
     measuring = forecast(settings, model, points=1, prompts=prompts, memory=0)
-    whole = 24 if "start_model" in needs else 20
+    whole = 24 if "start_model" in strategy.needs else 20
     memory = model.parameters * (whole if training["full"] else 5) + LIBRARIES
     disk = model.bytes * (5 if training["full"] else 1) // (1 if training["full"] else 10)
     return Estimate(work / flops_per_second(settings) + measuring.seconds, memory, disk + measuring.disk)

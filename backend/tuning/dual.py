@@ -63,6 +63,11 @@ class DualSelect(Strategy):
     def acts(self) -> bool:
         return bool(self.needs)
 
+    def effort(self, batch: int) -> float:
+        if not self.acts:
+            return 1.0
+        return 1.3 if self.rules.scores != "single" else 5.0  # benchmarks/tune.py
+
     def prepare(self, tools: Tools) -> None:
         super().prepare(tools)
         if not self.acts:

@@ -40,6 +40,9 @@ class FreshReferences(Strategy):
         self.size = size
         self._metrics: dict[str, float] = {}
 
+    def effort(self, batch: int) -> float:
+        return 1 + (self.size or batch) / batch * (1.5 if "start_model" in self.needs else 1)
+
     def prepare(self, tools: Tools) -> None:
         super().prepare(tools)
         self.size = min(self.size or tools.batch, len(tools.references))

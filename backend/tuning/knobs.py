@@ -20,6 +20,7 @@ def training(
     accumulate: Annotated[int, Between(1, 256, "parts")] = 1,
     pool: Annotated[int, Between(1, 64, "batches")] = 1,
     max_len: Annotated[int, Between(16, 131_072, "tokens")] = 512,
+    loss_norm: Literal["sample", "token"] = "sample",
     full: bool = False,
     lora_rank: Annotated[int, Between(1, 256)] = 16,
     lora_alpha: Annotated[float, Between(1, 1024)] = 32.0,
@@ -40,6 +41,7 @@ def training(
         pool: batches that are cut together from rows sorted by length; more wastes less on padding, 1 keeps every batch
             random.
         max_len: rows longer than this are cut, and counted.
+        loss_norm: what counts alike in a step; sample every answer, however long, token every token of the answers.
         full: train all weights instead of a small adapter (LoRA).
         lora_rank: how many directions the adapter may change in each layer.
         lora_alpha: how strongly the adapter acts; twice the rank is usual.
@@ -70,6 +72,8 @@ def check_training(given: dict[str, Any], *, parameters: int) -> dict[str, Any]:
     if checked["lr"] == 0:
         small = parameters < SMALL
         checked["lr"] = (1e-3 if small else 2e-5) if checked["full"] else (5e-3 if small else 1e-4)
+    if checked["loss_norm"] == "sample":
+        del checked["loss_norm"]  # the recipes of runs from before there was a choice stay valid
     return checked
 
 

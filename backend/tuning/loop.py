@@ -20,7 +20,7 @@ from backend.tuning.losses import sample_losses
 from backend.tuning.resume import Saver
 from backend.tuning.strategy import Event, Phase, Strategy
 from backend.tuning.tools import Tools, quiet_dropout
-from backend.tuning.window import Window
+from backend.tuning.window import Norm, Window
 
 __all__ = [
     "Progress",
@@ -52,6 +52,7 @@ class TrainingSettings:
         pool: batches cut from one pool sorted by length, see `shuffled_batches`.
         accumulate: parts that a step's rows go through the model in; the step stays the same.
         autocast: compute in bf16 while the trained weights stay in fp32.
+        loss_norm: "sample", every row of a step counts alike, or "token", every token that is learned.
     """
 
     steps: int
@@ -65,6 +66,7 @@ class TrainingSettings:
     seed: int = 0
     accumulate: int = 1
     autocast: bool = False
+    loss_norm: Norm = "sample"
 
 
 class Progress(NamedTuple):
@@ -217,7 +219,7 @@ class _Run:
             group["lr"] = rate
         strategy.refresh(step)
         phase = strategy.phase(step)
-        window = Window(self.tools, step, self._rows(phase))
+        window = Window(self.tools, step, self._rows(phase), plan.loss_norm)
         self.optimizer.zero_grad(set_to_none=True)
         weights = strategy.weights(window)
         loss = window.plain(strategy.losses) if weights is None else window.combine(weights)

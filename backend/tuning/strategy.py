@@ -37,6 +37,10 @@ class Strategy:
         `tools.references`."""
         self.tools = tools
 
+    def effort(self, batch: int) -> float:
+        """What a step costs in steps of plain fine-tuning, roughly, before anything is loaded; for the forecast."""
+        return 1.0
+
     def phase(self, step: int) -> Phase:
         """Which data the step's rows are drawn from."""
         return "task"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,22 +14,31 @@ from backend.tuning.scores import wide
 from backend.tuning.tools import Losses, Tools, weighted
 
 
+Norm = Literal["sample", "token"]
+
+
 class Window:
     """The rows of one optimiser step, and the gradient they leave in the parameters.
 
     Either `plain`, or `score` and then `combine`. Choices are made for the whole window, never for a part of it.
+
+    Args:
+        norm: whether rows count alike, or in proportion to the tokens of their answers; so do those that are chosen.
     """
 
-    def __init__(self, tools: Tools, step: int, rows: Sequence[Example]) -> None:
+    def __init__(self, tools: Tools, step: int, rows: Sequence[Example], norm: Norm = "sample") -> None:
         self.tools = tools
         self.step = step
         self.rows = rows
         self.tokens = [row.targets for row in rows]
+        self.norm = norm
         self.scores: Scores | None = None
         self._kept: list[dict[int, Tensor]] = []
 
     def plain(self, losses: Losses) -> float:
-        """The mean of the rows' losses: every sample counts alike, however long its answer."""
+        """The mean of the rows' losses, or of their tokens'."""
+        if self.norm == "token":
+            return self._weighted_pass(_positive(self.rows, self._by_tokens(torch.ones(len(self.rows)))), losses)
         total = 0.0
         for part in self.tools.chunks(self.rows):
             loss = losses(part).sum() / len(self.rows)
@@ -66,7 +76,12 @@ class Window:
         return Scores(wide(values.detach()).cpu(), wide(alpha.grad).cpu(), None)
 
     def combine(self, weights: Tensor) -> float:
-        """Leave Σ p_i g_i in the parameters' gradients; returns Σ p_i l_i. Unscored, only rows with p > 0 are read."""
+        """Leave Σ p_i g_i in the parameters' gradients; returns Σ p_i l_i. Unscored, only rows with p > 0 are read.
+
+        Where tokens count alike p_i is first multiplied by the tokens of row i, and brought back to a sum of 1.
+        """
+        if self.norm == "token":
+            weights = self._by_tokens(weights)
         if self.scores is None:
             return self._weighted_pass(_positive(self.rows, weights))
         if self._kept:
@@ -104,12 +119,16 @@ class Window:
             if one.grad is not None:
                 one.grad.div_(kept)
 
-    def _weighted_pass(self, rows: Sequence[tuple[Example, float]]) -> float:
+    def _by_tokens(self, weights: Tensor) -> Tensor:
+        longer = weights * torch.tensor(self.tokens, dtype=weights.dtype)
+        return longer / longer.sum()
+
+    def _weighted_pass(self, rows: Sequence[tuple[Example, float]], losses: Losses | None = None) -> float:
         total = 0.0
         for start in range(0, len(rows), self.tools.chunk):
             part = rows[start : start + self.tools.chunk]
             share = torch.tensor([weight for _, weight in part], device=self.tools.device)
-            loss = (self.tools.losses([row for row, _ in part]) * share).sum()
+            loss = ((losses or self.tools.losses)([row for row, _ in part]) * share).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
