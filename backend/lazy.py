@@ -16,7 +16,9 @@ class _Lazy:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        return getattr(importlib.import_module(self._name), attribute)
+        found = getattr(importlib.import_module(self._name), attribute)
+        setattr(self, attribute, found)  # the next look-up does not come here: small functions are called often
+        return found
 
 
 def lazy_module(name: str) -> ModuleType:

@@ -10,7 +10,7 @@ Both look only at layers, so they know no architecture. Dropout must be off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -132,8 +132,8 @@ class PerSample(torch.autograd.Function):
 
 
 @contextmanager
-def per_sample(model: nn.Module, collector: Collector) -> Iterator[None]:
-    """Within, the backward passes of the trained linear layers feed `collector` and no weight's gradient."""
+def per_sample(layers: Sequence[Layer], collector: Collector) -> Iterator[None]:
+    """Within, the backward passes of these trained linear layers feed `collector` and no weight's gradient."""
 
     def replaced(module: nn.Linear, place: int) -> Any:
         def forward(x: Tensor) -> Tensor:
@@ -144,7 +144,6 @@ def per_sample(model: nn.Module, collector: Collector) -> Iterator[None]:
 
         return forward
 
-    layers = trained_layers(model)
     try:
         for module, places in layers:
             assert isinstance(module, nn.Linear)
@@ -159,15 +158,15 @@ def per_sample(model: nn.Module, collector: Collector) -> Iterator[None]:
 
 
 @contextmanager
-def gates(model: nn.Module, direction: Gradient, alpha: Tensor) -> Iterator[None]:
-    """Within, every trained layer adds α_i·f_D(x) to its output for sample i.
+def gates(layers: Sequence[Layer], direction: Gradient, alpha: Tensor) -> Iterator[None]:
+    """Within, each of these trained layers adds α_i·f_D(x) to its output for sample i.
 
     Args:
         direction: d, fp32.
         alpha: [samples], zeros that ask for a gradient, on the model's device.
     """
     with ExitStack() as stack:
-        for layer in trained_layers(model):
+        for layer in layers:
             handle = layer.module.register_forward_hook(_gate(layer, direction, alpha), with_kwargs=True)
             stack.callback(handle.remove)
         yield

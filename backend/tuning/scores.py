@@ -311,5 +311,5 @@ def norm(gradient: Sequence[Tensor]) -> float:
 
 def add_into(gradient: Sequence[Tensor], direction: Sequence[Tensor], factor: float) -> None:
     """g += factor·d, in place."""
-    for left, right in zip(gradient, direction, strict=True):
-        left.add_(right.to(left.dtype), alpha=factor)
+    like = [right.to(left.dtype) for left, right in zip(gradient, direction, strict=True)]
+    torch._foreach_add_(list(gradient), like, alpha=factor)

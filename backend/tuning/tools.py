@@ -23,6 +23,7 @@ from backend.tuning.gradients import (
     can_sample,
     gates,
     per_sample,
+    trained_layers,
     trained_parameters,
 )
 from backend.tuning.losses import divergences, sample_losses
@@ -59,6 +60,7 @@ class Tools:
 
     def __post_init__(self) -> None:
         self.parameters = trained_parameters(self.model)
+        self.layers = trained_layers(self.model)  # found once: a model of adapters has hundreds of modules
         self.device = next(self.model.parameters()).device
 
     @property
@@ -217,13 +219,13 @@ class Tools:
     ) -> Scores:
         if self.scorer == "sample":
             collector = Collector(direction, metric=metric)
-            with per_sample(self.model, collector):
+            with per_sample(self.layers, collector):
                 values = losses(rows)
                 values.sum().backward()  # type: ignore[no-untyped-call]
             return collector.scores(values)
         if self.scorer == "gate":
             alpha = self.gate_values(len(rows))
-            with gates(self.model, weighted(direction, metric), alpha):
+            with gates(self.layers, weighted(direction, metric), alpha):
                 values = losses(rows)
                 (dots,) = torch.autograd.grad(values.sum(), [alpha])
             return Scores(wide(values.detach()).cpu(), wide(dots).cpu(), None)

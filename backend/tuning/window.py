@@ -53,7 +53,7 @@ class Window:
             parts = []
             for part in tools.chunks(self.rows):
                 collector = Collector(direction, metric=metric, keep=True)
-                with per_sample(tools.model, collector):
+                with per_sample(tools.layers, collector):
                     values = tools.losses(part)
                     values.sum().backward()  # type: ignore[no-untyped-call]
                 parts.append(collector.scores(values))
@@ -69,7 +69,7 @@ class Window:
     def _gate(self, rows: Sequence[Example], direction: Gradient) -> Scores:
         """One backward pass for the dots and, in the parameters, for the sum of all gradients."""
         alpha = self.tools.gate_values(len(rows))
-        with gates(self.tools.model, direction, alpha):
+        with gates(self.tools.layers, direction, alpha):
             values = self.tools.losses(rows)
             values.sum().backward()  # type: ignore[no-untyped-call]
         assert alpha.grad is not None
