@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -54,7 +56,9 @@ def report(fraction, phrase):
     if fraction >= float(most):
         print("held", flush=True)
         signal.pause()
-merge_to_folder(*pair, methods.get(name), json.loads(knobs), Path(out), report=report)
+method = methods.get(name)
+beside = {one: pair[1] for one in method.facts["extras"]}
+merge_to_folder(*pair, method, json.loads(knobs), Path(out), extras=beside, report=report)
 status = Path("/proc/self/status").read_text()
 print(json.dumps({"peak": 1024 * int(status.split("VmHWM:")[1].split()[0])}))
 """
@@ -184,7 +188,7 @@ def child(
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=code)
 
 
-@pytest.mark.parametrize("method", ["linear", "ties", "dare_linear", "slerp", "karcher"])
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_linear", "slerp", "karcher", "arcee_fusion"])
 def test_files_equal_the_pair_in_memory_whatever_the_threads(large: Any, tmp_path: Path, method: str) -> None:
     plugin = methods.get(method)
     knobs = check_request(plugin, {})
@@ -202,6 +206,35 @@ def test_files_equal_the_pair_in_memory_whatever_the_threads(large: Any, tmp_pat
     pair = ResidentPair(open_source(large[0]), open_source(large[1]))
     assert pair.write_into(targets, plugin, knobs) == recipe["effective"]
     assert all(bits(targets[name]) == bits(merged.read(name)) for name in merged.names())
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "slerp"])
+def test_a_crew_of_threads_rewrites_a_model_with_the_bits_of_one(large: Any, method: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(arithmetic, "CACHED", 5000)
+    plugin, found = methods.get(method), []
+    pair = ResidentPair(open_source(large[0]), open_source(large[1]))
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            for lam in (0.2, 0.7):  # the second λ knows all that it asks of the pair
+                targets = {name: torch.empty_like(open_source(large[0]).read(name)) for name in large[0].tensors}
+                pair.write_into(targets, plugin, check_request(plugin, {"lam": lam}))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+        found.append({name: bits(target) for name, target in targets.items()})
+    assert found[0] == found[1]
+
+
+@given(st.lists(st.sampled_from([0.0, 1e-45, 1e-20, 0.5, 1.0, 3.0, 1e30]), min_size=1, max_size=40), st.integers(1, 7))
+def test_numbers_ranked_over_blocks_are_those_of_a_sorted_list(numbers: list[float], size: int) -> None:
+    sizes = torch.tensor(numbers, dtype=torch.float32)
+    cuts = spans(sizes.shape, block=size)
+    places = sorted({0, len(numbers) // 2, len(numbers) - 1})
+    (found, *_) = over_blocks(
+        len(numbers), len(cuts), lambda index, whole: whole.ranked(sizes[slice(*cuts[index])], places)
+    )
+    assert found == sizes.sort().values[places].tolist()
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "slerp"])
@@ -410,10 +443,11 @@ def test_the_estimate_counts_the_blocks_that_a_merge_holds() -> None:
     assert (guard.BLOCK, guard.THREADS, guard.BLOCKS_HELD) == (blocks.BLOCK, stream.MOST_THREADS, stream.AHEAD + 1)
 
 
-@pytest.mark.parametrize("method", ["linear", "ties", "karcher", "arcee_fusion"])  # the last sees whole tensors
+@pytest.mark.parametrize("method", ["linear", "ties", "karcher", "arcee_fusion", "safe_lora"])
 def test_memory_is_what_the_estimate_says(large: Any, tmp_path: Path, method: str) -> None:
-    whole = methods.get(method).facts["splits"] == "tensor"
-    told = estimate_merge(*large, whole=whole).memory
+    facts = methods.get(method).facts
+    assert (facts["splits"] == "tensor") == (method == "safe_lora")
+    told = estimate_merge(*large, *[large[1]] * len(facts["extras"]), whole=facts["splits"] == "tensor").memory
     with child(large, tmp_path / "out", method) as process:
         said, _ = process.communicate()
     assert process.returncode == 0

@@ -165,7 +165,7 @@ def _whole(request: Mapping[str, Any], field: str, default: int, most: int) -> i
 def _estimate(
     settings: Settings, model: Checkpoint, training: Mapping[str, Any], strategy: Strategy, prompts: int
 ) -> Estimate:
-    """Six multiply-adds per weight and token, four with an adapter, times what the strategy's steps cost; then measured.
+    """Six multiply-adds per weight and token, four with an adapter, times what the strategy costs; and the measurement.
 
     Without an adapter to switch off, a strategy that needs the start model keeps a copy of it.
     """

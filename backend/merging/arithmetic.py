@@ -6,11 +6,13 @@ path to files and the path in memory both end in `merge_block`, so they agree bi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from backend.errors import UserError
 from backend.lazy import torch
 from backend.merging.blocks import BLOCK, Whole, over_blocks, spans
+from backend.merging.crew import Crew
 from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle
 from backend.merging.ops import STRAIGHT, Blend, Walk, round_once
 from backend.registry import Plugin
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 Step = tuple["Tensor | None", "Tensor"]
 GPU_BLOCK = 2**27
+CACHED = 2**17  # elements of a block that is rewritten in memory
 
 
 def merge_one(bundle: Bundle, method: Plugin, parameters: dict[str, Any], *, step: Step | None = None) -> Tensor:
@@ -111,13 +114,14 @@ def rewrite(
     *,
     step: Step | None = None,
     answers: list[Any] | None = None,
+    crew: Crew | None = None,
 ) -> Walk | None:
     """Write what `merge_one` gives straight into `target`, for what a sweep does most; None where that is not enough.
 
     That is a straight walk between two tensors of one dtype, a known step from the aligned tensor, and a blend of two
     of which all that it asks is known. Gives how far it goes; of a step its caller knows that.
     """
-    start, knob = bundle.aligned, parameters[method.facts["knob"]]
+    start, knob, crew = bundle.aligned, parameters[method.facts["knob"]], crew or Crew()
     like = target.is_contiguous() and target.device == start.device
     if not like or bundle.largest > SURELY_FINITE or left_alone(bundle, method):
         return None
@@ -132,24 +136,27 @@ def rewrite(
         _keep_tail(bundle, target)
         return STRAIGHT
     if method.facts["gives"] == "blend" and answers and start.dtype != torch.float16:
-        return _rewrite_blend(bundle, method, parameters, target, answers)
+        return _rewrite_blend(bundle, method, parameters, target, answers, crew)
     if step is None or step[0] is not None or start.dtype == torch.float16:
         return None
     if not knob:
         target.copy_(start)
         return STRAIGHT
-    size = _block(start)
-    spare = _spare(start)
-    parts = (torch.split(one.reshape(-1), size) for one in (start, step[1], target))
-    for origin, direction, place in zip(*parts, strict=True):
-        exact = torch.mul(direction, knob, out=spare[: len(direction)]).add_(origin)
+
+    def write(block: Sequence[Tensor]) -> None:
+        origin, direction, place = block
+        exact = torch.mul(direction, knob, out=crew.room(0, direction))
+        # A CPU adds bf16 to fp32 by way of a new tensor; into room that is there it is cheaper.
+        exact.add_(crew.room(1, origin).copy_(origin) if origin.device.type == "cpu" else origin)
         place.copy_(exact if place.dtype == start.dtype else exact.to(start.dtype))
+
+    crew.each(write, _side_by_side(start, step[1], target), start.device)
     _keep_tail(bundle, target)
     return STRAIGHT
 
 
 def _rewrite_blend(
-    bundle: Bundle, method: Plugin, parameters: dict[str, Any], target: Tensor, answers: list[Any]
+    bundle: Bundle, method: Plugin, parameters: dict[str, Any], target: Tensor, answers: list[Any], crew: Crew
 ) -> Walk | None:
     start, goal = bundle.aligned, bundle.tuned[0]
     cuts = spans(start.shape, method.facts["splits"], block=_block(start))
@@ -158,18 +165,21 @@ def _rewrite_blend(
     walk = blend.walk()
     if walk is None or bundle.shared is not None:
         return None
-    ours, theirs = _spare(start), _spare(start)
-    parts = (torch.split(one.reshape(-1), len(ours)) for one in (start, goal, target))
-    for origin, end, place in zip(*parts, strict=True):
-        here, there = ours[: len(origin)].copy_(origin), theirs[: len(origin)].copy_(end)
+
+    def write(block: Sequence[Tensor]) -> None:
+        origin, end, place = block
+        here, there = crew.room(0, origin).copy_(origin), crew.room(1, end).copy_(end)
         exact = here.mul_(blend.first).add_(there.mul_(blend.second))
         place.copy_(exact if place.dtype == start.dtype else exact.to(start.dtype))
+
+    crew.each(write, _side_by_side(start, goal, target), start.device)
     return walk + blend.counted()
 
 
-def _spare(tensor: Tensor) -> Tensor:
-    """Room for a block in fp32."""
-    return torch.empty(min(_block(tensor), tensor.numel()), dtype=torch.float32, device=tensor.device)
+def _side_by_side(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """The blocks of tensors of one shape, laid flat; a core's cache holds one with all that is made of it."""
+    size = CACHED if tensors[0].device.type == "cpu" else GPU_BLOCK
+    return list(zip(*(torch.split(one.reshape(-1), size) for one in tensors), strict=True))
 
 
 def step_of(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Step:

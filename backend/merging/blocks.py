@@ -103,18 +103,8 @@ class Whole:
         >>> Whole(4).largest((tensor([3.0, 1.0, 3.0, 3.0]), 2))
         [tensor([ True, False,  True, False])]
         """
-        open_ones = [(sizes.contiguous().reshape(-1).view(torch.int32), count) for sizes, count in asked]
-        open_ones = [(bits, count) for bits, count in open_ones if 0 < count < self.elements]
-        cuts: Iterator[tuple[int, list[int], list[int]]] = iter(())
-        if open_ones:
-            counts = [count for _, count in open_ones]
-            sizes_asked = [bits for bits, _ in open_ones]
-            buckets = self._ask(lambda: _upper(sizes_asked), _added, lambda found: _buckets(found, counts))
-            chosen = [(bits, bucket) for (bits, _), (bucket, _) in zip(open_ones, buckets, strict=True)]
-            left = [still for _, still in buckets]
-            cuts = iter(
-                self._ask(lambda: [[_lower(*one)] for one in chosen], _added, lambda found: _cuts(found, buckets, left))
-            )
+        open_ones = [(_bits(sizes), count) for sizes, count in asked if 0 < count < self.elements]
+        cuts = iter(self._cut(open_ones) if open_ones else ())
         masks = []
         for sizes, count in asked:
             if count >= self.elements or count <= 0:
@@ -123,6 +113,27 @@ class Whole:
             threshold, equal, kept = next(cuts)
             masks.append(_mask(sizes, threshold, equal[self._index], kept[self._index]))
         return masks
+
+    def ranked(self, sizes: Tensor, places: Sequence[int]) -> list[float]:
+        """The numbers that stand at these places, from 0 on, when all of `sizes` (fp32, none negative) are sorted.
+
+        >>> from torch import tensor
+        >>> Whole(4).ranked(tensor([3.0, 1.0, 7.0, 2.0]), (0, 2))
+        [1.0, 3.0]
+        """
+        cuts = self._cut([(_bits(sizes), self.elements - place) for place in places])
+        return [float(torch.tensor(smallest, dtype=torch.int32).view(torch.float32)) for smallest, _, _ in cuts]
+
+    def _cut(self, asked: list[tuple[Tensor, int]]) -> list[tuple[int, list[int], list[int]]]:
+        """For each (bits, count) what `_cuts` says of the `count` largest."""
+        counts = [count for _, count in asked]
+        buckets = self._ask(lambda: _upper([bits for bits, _ in asked]), _added, lambda found: _buckets(found, counts))
+        chosen = [(bits, bucket) for (bits, _), (bucket, _) in zip(asked, buckets, strict=True)]
+        left = [still for _, still in buckets]
+        cuts: list[tuple[int, list[int], list[int]]] = self._ask(
+            lambda: [[_lower(*one)] for one in chosen], _added, lambda found: _cuts(found, buckets, left)
+        )
+        return cuts
 
     def _ask(self, part: Callable[[], Any], add: Callable[[Any, Any], Any], answer: Callable[[Any], Any]) -> Any:
         number = self._asked
@@ -241,8 +252,12 @@ def _cuts(
     return cuts
 
 
+def _bits(sizes: Tensor) -> Tensor:
+    return sizes.contiguous().reshape(-1).view(torch.int32)
+
+
 def _mask(sizes: Tensor, threshold: int, equal: int, kept: int) -> Tensor:
-    bits = sizes.contiguous().reshape(-1).view(torch.int32)
+    bits = _bits(sizes)
     if kept == equal:
         return (bits >= threshold).reshape(sizes.shape)
     mask = bits > threshold

@@ -11,6 +11,7 @@ from backend.checkpoints.tying import find_ends
 from backend.errors import UserError
 from backend.lazy import torch
 from backend.merging.arithmetic import Step, left_alone, merge_whole, rewrite, walked_step
+from backend.merging.crew import Crew
 from backend.merging.inputs import Bundle, Models
 from backend.merging.ops import Effect, Walk
 from backend.merging.place import bare
@@ -104,7 +105,7 @@ class ResidentPair:
         effect = Effect() if effect is None else effect
         places = _places(self._tensors, targets)
         written: dict[tuple[torch.device, int], str] = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), Crew() as crew:
             for name, held in self._tensors.items():
                 target = targets[places[name]] if name in places else None
                 if target is not None:
@@ -116,7 +117,7 @@ class ResidentPair:
                     held = replace(held, standing=self._standings.get(name))
                     step, walk = self._step(held, method, parameters)
                     fresh = target if place not in written else None
-                    merged, walked = self._merge(held, method, parameters, step, fresh)
+                    merged, walked = self._merge(held, method, parameters, step, fresh, crew)
                     if not held.equal:
                         effect.count(walk or walked, parameters[method.facts["knob"]])
                 if target is None:
@@ -131,13 +132,19 @@ class ResidentPair:
         return effect.to_json()
 
     def _merge(
-        self, held: Bundle, method: Plugin, parameters: dict[str, Any], step: Step | None, target: Tensor | None
+        self,
+        held: Bundle,
+        method: Plugin,
+        parameters: dict[str, Any],
+        step: Step | None,
+        target: Tensor | None,
+        crew: Crew,
     ) -> tuple[Tensor | None, Walk]:
         """The merged tensor, None where it is in `target` already, and how far it goes where no step says so."""
         # What a blend asks of its tensors is the same for every λ.
         answers = self._answers.setdefault(held.place.name, []) if method.facts["gives"] == "blend" else None
         if target is not None:
-            walk = rewrite(held, method, parameters, target, step=step, answers=answers)
+            walk = rewrite(held, method, parameters, target, step=step, answers=answers, crew=crew)
             if walk is not None:
                 return None, walk
         return merge_whole(held, method, parameters, step=step, answers=answers)

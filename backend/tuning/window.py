@@ -13,7 +13,6 @@ from backend.tuning.gradients import Collector, Gradient, Scores, gates, per_sam
 from backend.tuning.scores import wide
 from backend.tuning.tools import Losses, Tools, weighted
 
-
 Norm = Literal["sample", "token"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backend.lazy import torch
+from backend.merging.blocks import Whole
 from backend.merging.knobs import Lam
 from backend.registry import merge_method
 
@@ -12,8 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(paper="after mergekit 0.1.5", needs="an aligned model and one fine-tuned from it", gives="step")
-def arcee_fusion(aligned: Tensor, fine_tuned: Tensor, delta: Tensor, *, lam: Lam = 1.0) -> Tensor:
+@merge_method(
+    paper="after mergekit 0.1.5", needs="an aligned model and one fine-tuned from it", gives="step", splits="rows"
+)
+def arcee_fusion(
+    aligned: Tensor, fine_tuned: Tensor, delta: Tensor, whole: Whole | None = None, *, lam: Lam = 1.0
+) -> Tensor:
     """Take only the changes whose importance stands out in their tensor.
 
     θ = θ0 + λ·mask·δ; importance I = |δ|·KL(softmax θ1 ‖ softmax θ0) over the last axis, 1e-8 added to both, and the
@@ -23,6 +28,7 @@ def arcee_fusion(aligned: Tensor, fine_tuned: Tensor, delta: Tensor, *, lam: Lam
         aligned: θ0, fp32, any shape.
         fine_tuned: θ1.
         delta: δ = θ1 − θ0.
+        whole: the tensor these are rows of, None where they are all of it.
         lam: λ, no unit; 0 is the aligned model, 1 the whole of the chosen changes.
 
     >>> from torch import tensor
@@ -31,9 +37,9 @@ def arcee_fusion(aligned: Tensor, fine_tuned: Tensor, delta: Tensor, *, lam: Lam
     tensor([0., 0., 0., 2.])
     """
     ours, theirs = (torch.softmax(part.reshape(part.shape or (1,)), -1) + 1e-8 for part in (aligned, fine_tuned))
-    divergence = (theirs * torch.log(theirs / ours)).sum(-1, keepdim=True)
+    divergence = (theirs * torch.log(theirs / ours)).sum(-1, keepdim=True).clamp(min=0)  # below it is rounding
     importance = delta.abs() * divergence.reshape(divergence.shape if delta.dim() else ())
-    flat = importance.reshape(-1)
-    last = flat.numel() - 1
-    first, median, third = (float(flat.kthvalue(int(share * last) + 1).values) for share in (0.25, 0.5, 0.75))
+    whole = whole or Whole(importance.numel())
+    last = whole.elements - 1
+    first, median, third = whole.ranked(importance, [int(share * last) for share in (0.25, 0.5, 0.75)])
     return delta * (importance >= median + 1.5 * (third - first))

@@ -1,0 +1,67 @@
+"""Threads that rewrite blocks of a tensor side by side, each with room of its own that it uses again and again.
+
+A block is a few passes of torch over the same numbers. One core that makes all of them finds them in its cache; cores
+that share every pass hand them to each other through memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from backend.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Block = TypeVar("Block")
+
+
+class Crew:
+    """As many threads as torch computes with; with one thread, or outside a `with`, the caller's own.
+
+    Torch's threads are restored at the end: what a thread of the crew sets for itself others may read.
+    """
+
+    def __init__(self) -> None:
+        self._threads = torch.get_num_threads()
+        self._pool: ThreadPoolExecutor | None = None
+        self._open = False
+        self._room = threading.local()
+
+    def __enter__(self) -> Crew:
+        self._open = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._open = False
+        if self._pool is not None:
+            self._pool.shutdown()
+            torch.set_num_threads(self._threads)
+
+    def each(self, work: Callable[[Block], object], blocks: Sequence[Block], device: torch.device) -> None:
+        """Do `work` for every block, in any order."""
+        if not self._open or self._threads == 1 or len(blocks) == 1 or device.type != "cpu":
+            for block in blocks:
+                work(block)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+
+        def alone(block: Block) -> None:
+            with torch.inference_mode():  # which is each thread's own
+                work(block)
+
+        for _ in self._pool.map(alone, blocks):
+            pass
+
+    def room(self, number: int, like: Tensor) -> Tensor:
+        """This thread's room for as many fp32 numbers as `like` has, laid flat; one for each number."""
+        rooms: dict[tuple[int, torch.device], Tensor] = self._room.__dict__.setdefault("rooms", {})
+        place = (number, like.device)
+        if place not in rooms or rooms[place].numel() < like.numel():
+            rooms[place] = torch.empty(like.numel(), dtype=torch.float32, device=like.device)
+        return rooms[place][: like.numel()]
