@@ -222,6 +222,27 @@ def test_prompts_of_suites_that_this_run_does_not_draw_leave_the_data_as_well(st
     assert "1 row of the task data with a prompt of a suite is left out." in studio.plan("tune", world[1]).warnings
 
 
+def test_a_recipe_names_what_counts_alike_only_where_it_is_not_the_sample(studio, world):
+    usual = studio.plan("tune", world[1])
+    assert "loss_norm" not in usual.recipe["training"]
+    training = world[1]["training"]
+    assert (
+        studio.plan("tune", world[1] | {"training": training | {"loss_norm": "sample"}}).recipe_hash
+        == usual.recipe_hash
+    )
+    other = studio.plan("tune", world[1] | {"training": training | {"loss_norm": "token"}})
+    assert other.recipe["training"]["loss_norm"] == "token"
+
+
+def test_a_plan_forecasts_what_a_strategy_costs_and_asks_as_many_prompts_as_wanted(studio, world):
+    plans = [studio.plan("tune", world[1] | {"strategy": name, "parameters": {}}) for name in ("sft", "safegrad")]
+    assert plans[0].estimate.seconds < plans[1].estimate.seconds
+    more = studio.plan("tune", world[1] | {"preset": "report"})
+    assert (more.recipe["preset"], plans[0].recipe["preset"]) == ("report", "quick")
+    with pytest.raises(UserError, match="preset"):
+        studio.plan("tune", world[1] | {"preset": "huge"})
+
+
 def test_references_without_helpful_answers_are_told_before_a_run_starts(studio, world, tmp_path):
     pool = write_rows(tmp_path / "pool.jsonl", [chat(i, "pool", "refusal") for i in range(24)])
     plan = studio.plan("tune", world[1] | {"references": str(pool)})

@@ -230,6 +230,57 @@ def test_constrained_sft_starts_with_the_gradient_of_sft_and_then_holds_the_firs
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
 
 
+def test_constrained_sft_tells_the_likelihood_that_other_strategies_are_read_by():
+    model, task = tt.lora(), tt.rows(8)
+    expected = tt.tools(copy.deepcopy(model)).losses(task).mean().item()
+    (first,) = seen_in(model, "constrained_sft", task=task, batch=8, accumulate=2, steps=1)
+    assert first.metrics["loss_task"] == pytest.approx(expected)
+    assert first.loss != pytest.approx(expected, rel=1e-3), "what is descended is another loss"
+
+
+# ------------------------------------------------------------------------------------ what counts alike
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_with_tokens_alike_a_step_is_the_mean_over_all_answer_tokens(accumulate):
+    model, task = tt.lora(), tt.rows(8)
+    tools = tt.tools(copy.deepcopy(model))
+    targets = torch.tensor([row.targets for row in task], dtype=torch.float64)
+    assert len(set(targets.tolist())) > 1
+    loss = (tools.losses(task) * targets).sum() / targets.sum()
+    expected = torch.autograd.grad(loss, tools.parameters)
+    hooks = Recorder(Strategy())
+    losses = tt.fit(model, hooks=hooks, task=task, batch=8, steps=1, clip=1e9, loss_norm="token", accumulate=accumulate)
+    assert losses == [pytest.approx(loss.item())]
+    for one, other in zip(hooks.after, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("scores", ["sample", "gate", "single"])
+def test_with_tokens_alike_kept_samples_count_by_their_tokens(scores):
+    model, task = tt.lora(), tt.rows(8)
+    knobs = {"keep_tokens": 0.5, "correction": "none", "warmup": 0, "scores": scores, "ref_loss": "sft"}
+    start, hooks = copy.deepcopy(model), Recorder(strategies.get("dualselect").function(**knobs))
+    progress = seen_in(model, task=task, hooks=hooks, batch=8, steps=1, clip=1e9, loss_norm="token")
+    gone = {event["id"] for event in events(progress, "dropped")}
+    assert 0 < len(gone) < 8
+    kept = [row for row in task if row.id not in gone]
+    tools = tt.tools(start)
+    targets = torch.tensor([row.targets for row in kept], dtype=torch.float64)
+    expected = torch.autograd.grad((tools.losses(kept) * targets).sum() / targets.sum(), tools.parameters)
+    for one, other in zip(hooks.after, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_forecast_of_a_step_follows_what_a_strategy_does_beside_the_task():
+    def effort(name, **knobs):
+        return strategies.get(name).function(**knobs).effort(16)
+
+    assert effort("sft") == 1 == effort("dualselect", rho=0, keep_tokens=1.0)
+    assert effort("agem", b_ref=8) == 1.5 < effort("agem") < effort("safegrad")
+    assert 1 < effort("dualselect") < effort("dualselect", scores="single")
+
+
 # ------------------------------------------------------------------------------------ DualSelect
 
 

@@ -47,6 +47,13 @@ class ConstrainedSft(Strategy):
     def __init__(self, first: float, early: float, rest: float, count: int) -> None:
         self.first, self.early, self.rest, self.count = first, early, rest, count
         self._start: dict[tuple[int, ...], Tensor] = {}  # what the start model gave each row's tokens, kept on the CPU
+        self._likelihoods: list[Tensor] = []
+
+    def effort(self, batch: int) -> float:
+        return 1.2
+
+    def refresh(self, step: int) -> None:
+        self._likelihoods = []
 
     def losses(self, rows: Sequence[Example]) -> Tensor:
         batch = self.tools.batch_of(rows)
@@ -65,9 +72,14 @@ class ConstrainedSft(Strategy):
             beta[at, begin : begin + self.count] = self.early
             beta[at, begin] = self.first
             learned[at, begin:end] = 1
+        self._likelihoods.append((now.detach() * learned).sum(1) / learned.sum(1))
         drift = torch.nn.functional.logsigmoid(beta * (now - start))
         total: Tensor = (-2 / beta * drift * learned).sum(1) / learned.sum(1)
         return total
+
+    def metrics(self) -> dict[str, float]:
+        """The negative log-likelihood as the task loss, to be read beside other strategies'; not what is descended."""
+        return {"loss_task": -float(torch.cat(self._likelihoods).mean())} if self._likelihoods else {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"start": [[list(tokens), found] for tokens, found in self._start.items()]}
