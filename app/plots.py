@@ -233,11 +233,11 @@ def _flags(
         return []
     knee = points[frontier.knee]
     x, y = percent(knee.scores["task"]), percent(knee.scores["safety"])
-    left = x < 55
+    left, low = x < 55, y < 30  # the other points of a front lie above to the left and below to the right
     return [
         {
             **{"x": x, "y": y, "xref": "x", "yref": "y", "text": text.KNEE_FLAG, "showarrow": True, "arrowhead": 0},
-            **{"ax": 40 if left else 24, "ay": -46 if y < 84 else 52, "xanchor": "left" if left else "right"},
+            **{"ax": 40 if left else -30, "ay": -46 if low else 84, "xanchor": "left" if left else "right"},
             **{"arrowwidth": 1.2, "arrowcolor": "@ink", "standoff": 9, "bgcolor": "@panel", "bordercolor": "@ink"},
             **{"borderpad": 4, "font": {"color": "@ink", "size": 12}},
         }

@@ -324,8 +324,8 @@ def called(point: Point, runs: Mapping[int, Run], several: bool) -> str:
 
 def duration(seconds: float | None) -> str:
     """
-    >>> duration(8), duration(95), duration(4000)
-    ('8 s', '1 min 35 s', '1 h 6 min')
+    >>> duration(8), duration(60), duration(95), duration(4000)
+    ('8 s', '1 min', '1 min 35 s', '1 h 6 min')
     """
     if seconds is None:
         return ""
@@ -333,7 +333,7 @@ def duration(seconds: float | None) -> str:
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
