@@ -272,6 +272,18 @@ def test_with_tokens_alike_kept_samples_count_by_their_tokens(scores):
         torch.testing.assert_close(one, other)
 
 
+def test_the_first_tokens_of_a_reference_are_counted_after_what_its_template_writes_for_all():
+    def with_block(row):
+        return replace(row, tokens=(*row.tokens[: row.prompt], 9, 9, *row.tokens[row.prompt :]))
+
+    hooks = [strategies.get("dualselect").function(warmup=1, ref_tokens=2) for _ in range(2)]
+    for one, pool in zip(hooks, (tt.references(20), [with_block(row) for row in tt.references(20)]), strict=True):
+        tt.fit(tt.lora(), hooks=one, pool=pool, steps=1)
+    plain, thoughtful = (one.tools.references for one in hooks)
+    assert {row.targets for row in plain} == {2}
+    assert [with_block(row) for row in plain] == thoughtful
+
+
 def test_the_forecast_of_a_step_follows_what_a_strategy_does_beside_the_task():
     def effort(name, **knobs):
         return strategies.get(name).function(**knobs).effort(16)

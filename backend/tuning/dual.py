@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from backend.lazy import torch
 from backend.tuning import guard
 from backend.tuning import scores as maths
-from backend.tuning.pool import Pool
+from backend.tuning.pool import Pool, shared_start
 from backend.tuning.rules import Rules
 from backend.tuning.scores import Moments
 from backend.tuning.strategy import Event, Strategy
@@ -73,7 +73,8 @@ class DualSelect(Strategy):
         if not self.acts:
             return
         if self.rules.ref_tokens:
-            tools.references = [one.cut(self.rules.ref_tokens) for one in tools.references]
+            lead = shared_start(tools.references)
+            tools.references = [one.cut(lead + self.rules.ref_tokens) for one in tools.references]
         rules = self.rules = self.rules.settled(tools)
         if rules.frozen:
             self.rules = rules = replace(rules, refresh_every=tools.epoch, d_ref_every=tools.epoch, b_ref=rules.k_ref)

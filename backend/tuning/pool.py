@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from backend.lazy import torch
@@ -31,6 +32,23 @@ def pool_size(rows: int, batch: int, every: int, relative_length: float) -> int:
     """
     affordable = int(REFRESH_SHARE * batch * every / (COST * max(relative_length, 1e-6)))
     return min(rows, CEILING, max(FLOOR, affordable))
+
+
+def shared_start(rows: Sequence[Example]) -> int:
+    """How many tokens all answers begin with alike: a chat template's own words, an empty block of thoughts for one.
+
+    They say nothing about whether an answer declines. 0 where an answer is no more than they are.
+
+    >>> from backend.tuning.data import Example
+    >>> shared_start([Example((1, 7, 8, 2), prompt=1), Example((5, 5, 7, 8, 3), prompt=2)])
+    2
+    >>> shared_start([Example((1, 7, 8), prompt=1), Example((5, 5, 7, 8, 3), prompt=2)])
+    0
+    """
+    answers = [row.tokens[row.prompt :] for row in rows]
+    first, last = min(answers), max(answers)  # whatever all begin with, these two do
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    return shared if all(len(answer) > shared for answer in answers) else 0
 
 
 @dataclass
