@@ -284,6 +284,14 @@ def test_the_first_tokens_of_a_reference_are_counted_after_what_its_template_wri
     assert [with_block(row) for row in plain] == thoughtful
 
 
+def test_one_soft_reference_is_the_softmax_of_all_whatever_their_kinds():
+    scores = torch.linspace(-1, 1, 20)
+    pool = Pool(tt.references(20), 20, 1, 0.7, 0.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pool.choose(range(20), scores), torch.softmax(scores / 0.7, 0))
+    sharp = Pool(tt.references(20), 20, 4, 0.0, 0.5, torch.Generator().manual_seed(0))
+    assert int((sharp.choose(range(20), scores) > 0).sum()) == 4
+
+
 def test_the_forecast_of_a_step_follows_what_a_strategy_does_beside_the_task():
     def effort(name, **knobs):
         return strategies.get(name).function(**knobs).effort(16)

@@ -76,9 +76,12 @@ class Pool:
         return sorted({*turn, *self.chosen})
 
     def choose(self, indices: Sequence[int], scores: Tensor) -> Tensor:
-        """Weights of the scored references, summing to 1, chosen for helpful answers and others apart."""
+        """Weights of the scored references, summing to 1, chosen for helpful answers and others apart.
+
+        With k = 1 and τ > 0 they are the softmax of all scores, which cannot be shared out between two kinds.
+        """
         helpful, others = self._sides(indices)
-        if self.kind_quota < 0 or not helpful or not others:
+        if self.kind_quota < 0 or not helpful or not others or (self.k == 1 and self.tau > 0):
             weights = capped_simplex(scores, self.tau, self.k)
         else:
             weights = torch.zeros_like(scores)
