@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 import traceback
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     settings: Settings | None = None
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
         settings = from_environment()
         code: int = options.command(settings, options)
         return code
@@ -52,6 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = _log_bug(settings)
         print(f"failed: an unexpected {type(error).__name__} ended the command; {where}", file=sys.stderr)
         return 1
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--grid -0.5:1:4` as `--grid=-0.5:1:4`, which argparse would take for an option.
+
+    >>> _joined(["sweep", "--grid", "-0.5:1:4", "--json"])
+    ['sweep', '--grid=-0.5:1:4', '--json']
+    """
+    found: list[str] = []
+    for one in arguments:
+        if re.match(r"-[\d.]", one) and found and re.fullmatch(r"--[a-z-]+", found[-1]):
+            found[-1] += f"={one}"
+        else:
+            found.append(one)
+    return found
 
 
 def _log_bug(settings: Settings | None) -> str:

@@ -19,13 +19,17 @@ from backend.errors import UserError, unknown_name
 
 @dataclass(frozen=True)
 class Between:
-    """A closed range of numbers, with its unit where it has one."""
+    """A closed range of numbers, with its unit where it has one.
+
+    `beyond` is the wider range that may be typed; sliders, grids by default and forms keep to the range itself.
+    """
 
     low: float
     high: float
     unit: str = ""
     step: float | None = None
     fine: bool = False  # people use values far below a hundredth of the range: no slider
+    beyond: tuple[float, float] | tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,12 @@ class Parameter:
     every_preset: bool = False
     fine: bool = False
     help: str = ""
+    beyond: tuple[float, ...] = ()
+
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """The smallest and the largest value that is allowed."""
+        return (self.beyond[0], self.beyond[1]) if self.beyond else (self.low, self.high)
 
     def to_json(self) -> dict[str, Any]:
         given = {key: value for key, value in asdict(self).items() if value not in (None, "", ())}
@@ -186,8 +196,8 @@ def _number(parameter: Parameter, value: Any) -> float | int:
         number = float(value)
     except (TypeError, ValueError):
         raise _refusal(parameter, value, allowed) from None
-    too_low = parameter.low is not None and number < parameter.low
-    too_high = parameter.high is not None and number > parameter.high
+    low, high = parameter.limits
+    too_low, too_high = low is not None and number < low, high is not None and number > high
     if not math.isfinite(number) or too_low or too_high or (whole and number != int(number)):
         raise _refusal(parameter, value, allowed)
     return int(number) if whole else number
@@ -200,10 +210,11 @@ def _refusal(parameter: Parameter, value: Any, allowed: str) -> UserError:
 
 
 def _range_words(parameter: Parameter) -> str:
-    if parameter.low is None or parameter.high is None:
+    low, high = parameter.limits
+    if low is None or high is None:
         return ""
     unit = f" {parameter.unit}" if parameter.unit else ""
-    return f" from {parameter.low:g} to {parameter.high:g}{unit}"
+    return f" from {low:g} to {high:g}{unit}"
 
 
 def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Parameter:
@@ -234,6 +245,7 @@ def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Param
         step=between.step,
         unit=between.unit,
         fine=between.fine,
+        beyond=between.beyond,
         **common,
     )
 

@@ -163,17 +163,17 @@ def test_mistakes_in_the_words_of_a_command(world, capsys):
     assert "seed" in refused(capsys, "sweep", *arguments(world), "--seed", "-1")
 
 
-@pytest.mark.parametrize("lam", ["1.5", "-0.1", "nan", "much"])
+@pytest.mark.parametrize("lam", ["1.6", "-0.6", "nan", "much"])
 def test_a_lambda_outside_its_range_or_no_number(world, capsys, lam, tmp_path):
     pair = ["--aligned", "aligned", "--tuned", "tuned", f"--lambda={lam}", "--out", str(tmp_path / "out")]
     sentence = refused(capsys, "merge", *pair)
     assert "lam" in sentence
     assert lam in sentence
-    assert "from 0 to 1" in sentence
+    assert "from -0.5 to 1.5" in sentence
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("grid", ["0:2:3", "0:1:1", "a,b", "0:1", ",", "0:1:1000"])
+@pytest.mark.parametrize("grid", ["0:2:3", "-1:1:3", "0:1:1", "a,b", "0:1", ",", "0:1:1000"])
 def test_a_grid_that_is_none(world, capsys, grid):
     assert refused(capsys, "sweep", *arguments(world, grid=grid)).startswith("error: grid: got")
 

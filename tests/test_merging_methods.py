@@ -390,10 +390,24 @@ def test_small_deltas_survive_in_a_tensor_of_one_number() -> None:
     assert merge_pair(aligned, fine_tuned, methods.get("linear"), {"lam": 0.5}).tolist() == [1.25]
 
 
-@pytest.mark.parametrize("lam", [-0.1, 1.1, math.nan, math.inf, "half", None, True])
+@pytest.mark.parametrize("lam", [-0.6, 1.6, math.nan, math.inf, "half", None, True])
 def test_lambda_outside_its_range_is_one_sentence(lam: object) -> None:
-    with pytest.raises(UserError, match=r"^lam: got .*; allowed is a number from 0 to 1\. The default is 0\.5\.$"):
+    with pytest.raises(
+        UserError, match=r"^lam: got .*; allowed is a number from -0\.5 to 1\.5\. The default is 0\.5\.$"
+    ):
         knobs(methods.get("linear"), lam=lam)
+
+
+@named([method for method in METHODS if any(one.beyond for one in method.parameters)])
+@pytest.mark.parametrize("lam", [-0.5, 1.5])
+def test_past_both_ends_a_merge_goes_on_as_it_goes_between_them(method: Plugin, lam: float) -> None:
+    held = bundle(method, (8, 6), torch.float64, count=2 if method.facts["fine_tunes"][0] > 1 else 1)
+    there = merge_one(held, method, knobs(method, len(held.tuned), lam=lam))
+    start, end = (merge_one(held, method, knobs(method, len(held.tuned), lam=one)) for one in (0, 1))
+    assert torch.isfinite(there).all()
+    assert not torch.equal(there, start)
+    if method.facts["gives"] == "step" or method.facts["straight"]:
+        torch.testing.assert_close(there - start, lam * (end - start), rtol=1e-3, atol=1e-5)
 
 
 def test_an_unknown_method_gets_a_suggestion() -> None:

@@ -136,7 +136,7 @@ class Form:
         with gr.Row():
             self.grid = gr.Textbox(
                 forms.first_grid(method), label=text.steps_of(method.get("knob", "lam")),
-                info="start:stop:count, or values with commas", min_width=140,
+                info="start:stop:count, or values with commas; λ from −0.5 to 1.5", min_width=140,
             )  # fmt: skip
             self.second = gr.Dropdown(
                 forms.second_numbers(method), value=NOTHING, label="Second number (grid)", min_width=140,

@@ -136,7 +136,7 @@ def _knob(method: Plugin, name: str) -> Parameter:
 
 def _check(value: float, knob: Parameter) -> None:
     """A value of a grid inside its knob's range, named as the grid's."""
-    low, high = knob.low or 0.0, 1.0 if knob.high is None else knob.high
+    low, high = knob.limits[0] or 0.0, 1.0 if knob.limits[1] is None else knob.limits[1]
     whole = knob.kind == "int"
     if not low <= value <= high or (whole and value != int(value)):
         lam = knob.name == "lam"

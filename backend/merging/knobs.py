@@ -11,7 +11,11 @@ from typing import Annotated, Any, Literal
 from backend.errors import UserError
 from backend.params import Between, Help, Several
 
-Lam = Annotated[float, Between(0, 1), Help("λ, no unit; 0 is the aligned model, 1 adds the whole merged step.")]
+Lam = Annotated[
+    float,
+    Between(0, 1, beyond=(-0.5, 1.5)),  # the papers stay between the two models; past them it goes on, or turns back
+    Help("λ, no unit; 0 is the aligned model, 1 adds the whole merged step."),
+]
 Density = Annotated[
     float,
     Between(0.001, 1, step=0.001),
