@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.errors import UserError, unknown_name
-from backend.merging.mergekit.gradients import curves_of, layerwise_knobs, number_at, number_everywhere, varies
+from backend.merging.mergekit.gradients import (
+    arc_knobs,
+    curves_of,
+    layerwise_knobs,
+    number_at,
+    number_everywhere,
+    varies,
+)
 from backend.merging.mergekit.words import FAMILY, FIELD, NORMALIZED, PLAIN, RESCALED
 
 IGNORED = ("int8_mask", "eps")  # they change memory and the last bits, not what is meant
@@ -17,6 +24,8 @@ OWN = {
     "nuslerp": ("weight", "nuslerp_flatten", "nuslerp_row_wise"),
     "multislerp": ("weight", "normalize_weights"),
 }
+ON, OFF = ("true", "yes", "on", "y", "t", "1", "1.0"), ("false", "no", "off", "n", "f", "0", "0.0")
+LARGEST_WEIGHT = 2  # of the knob `weights`
 WALKS = ("linear", "task_arithmetic")  # with one fine-tuned model a straight line for each tensor
 
 
@@ -47,18 +56,18 @@ def knobs_of(
     if method == "linear":
         start = sum(_number(one, "weight", 1.0) for one in before)
         total = start + sum(weights)
-        if not total or (not common.get("normalize", True) and abs(total - 1) > 1e-9):
+        if not total or (not _flag(common, "normalize", True) and abs(total - 1) > 1e-9):
             problem = f"the weights sum to {total:g}"
             raise UserError(FIELD, problem=problem, allowed="1, or normalize true and a sum above 0")
-        return {"lam": sum(weights) / total} | ({"weights": weights} if len(weights) > 1 else {})
+        return {"lam": sum(weights) / total} | ({"weights": _scaled(weights)} if len(weights) > 1 else {})
     if method == "nuslerp":
-        flat, columns = common.get("nuslerp_flatten", True), common.get("nuslerp_row_wise", False)
+        flat, columns = _flag(common, "nuslerp_flatten", True), _flag(common, "nuslerp_row_wise", False)
         share = weights[1] / sum(weights) if len(weights) == 2 and abs(sum(weights)) >= 1e-6 else 0.5
         return {"lam": 1.0, "t": share, "axis": "whole" if flat else "columns" if columns else "rows"}
     if method == "multislerp":
-        if not common.get("normalize_weights", True):
+        if not _flag(common, "normalize_weights", True):
             raise UserError(FIELD, problem="normalize_weights is off", allowed="on", remedy="Take it out.")
-        return {"lam": 1.0, "weights": weights}
+        return {"lam": 1.0, "weights": _scaled(weights)}
     source = {**common, **(settings[0] if method == "passthrough" and settings else {})}
     given = {ours: source[theirs] for theirs, ours in PLAIN[method].items() if source.get(theirs) is not None}
     return given if method in ("nearswap", "passthrough") else {"lam": 1.0, **given}
@@ -75,10 +84,10 @@ def layerwise_of(
     if len(tuned) != 1:
         problem = f"weight of {method} differs by depth or by tensor, with {len(tuned)} fine-tuned models"
         raise UserError(FIELD, problem=problem, allowed="one number for each", remedy="layerwise takes one model.")
-    if common.get("rescale"):
+    if _flag(common, "rescale", False):
         raise UserError(FIELD, problem=f"{method} with rescale has no counterpart here", remedy="Set rescale false.")
     end, starts = tuned[0][1].get("weight", 1), [one.get("weight", 1) for one in before]
-    normal = bool(common.get("normalize", method == "linear"))
+    normal = _flag(common, "normalize", method == "linear")
     lam = _number(common, "lambda", 1.0)
 
     def share(name: str, depth: float) -> float | None:
@@ -100,10 +109,20 @@ def layerwise_of(
     return knobs
 
 
+def along_arcs(setting: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The knobs of `slerp_curves` that go as far for every tensor as slerp's `t` says there."""
+    knobs = arc_knobs(setting, names)
+    if knobs is None:
+        problem = "t differs by depth or by tensor in a way that no merge here does"
+        allowed = "what slerp_curves has: a curve over the layers for attention, for the MLPs and for the rest"
+        raise UserError(FIELD, problem=problem, allowed=allowed, remedy="Use slerp_curves with curves near it.")
+    return knobs
+
+
 def _family(
     method: str, common: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], weights: Sequence[float]
 ) -> dict[str, Any]:
-    normalize = bool(common.get("normalize", method in NORMALIZED))
+    normalize = _flag(common, "normalize", method in NORMALIZED)
     lam = _number(common, "lambda", 1.0)
     found: dict[str, Any] = {}
     for key, default in _kept(method).items():
@@ -112,14 +131,15 @@ def _family(
             problem = f"{key} differs between the models"
             raise UserError(FIELD, problem=problem, remedy="Use one value for all.")
         found[key] = values.pop() if values else default
-    rescale = bool(common.get("rescale", method in RESCALED))
+    rescale = _flag(common, "rescale", method in RESCALED)
     if method in RESCALED:
         found["rescale"] = "l1" if rescale else "none"
     elif rescale:
         raise UserError(FIELD, problem=f"{method} with rescale has no counterpart here", remedy="Set rescale false.")
     if len(weights) == 1:  # dividing by the weight takes it out again
-        return {"lam": lam if normalize else lam * weights[0], **found}
-    return {"lam": lam, "weights": list(weights), "normalize": "weights" if normalize else "off", **found}
+        return {"lam": lam * (float(weights[0] != 0) if normalize else weights[0]), **found}
+    weights = _scaled(weights) if normalize else list(weights)
+    return {"lam": lam, "weights": weights, "normalize": "weights" if normalize else "off", **found}
 
 
 def _kept(method: str) -> dict[str, float]:
@@ -131,12 +151,30 @@ def _kept(method: str) -> dict[str, float]:
     return known | ({"gamma": 0.01} if method.startswith("breadcrumbs") else {})
 
 
+def _scaled(weights: Sequence[float]) -> list[float]:
+    """Weights that are divided by their sum later, in the range of the knob.
+
+    >>> _scaled([1.5, 0.5]), _scaled([5.0, 3.0])
+    ([1.5, 0.5], [1.0, 0.6])
+    """
+    largest = max(map(abs, weights), default=0.0)
+    return list(weights) if largest <= LARGEST_WEIGHT else [weight / largest for weight in weights]
+
+
+def _flag(settings: Mapping[str, Any], key: str, default: bool) -> bool:
+    """A setting that is on or off, in the words that mergekit takes for them."""
+    value = settings.get(key, default)
+    word = str(value).lower()
+    if isinstance(value, list | dict) or word not in (*ON, *OFF):
+        raise UserError(FIELD, problem=f"{key} is {value!r}"[:100], allowed="true or false for all tensors")
+    return word in ON
+
+
 def _number(settings: Mapping[str, Any], key: str, default: float | None) -> float:
     value = settings.get(key, default)
     if varies(value) and (value := number_everywhere(value)) is None:
         problem = f"{key} differs by depth or by tensor"
-        remedy = "For that only layerwise has knobs: λ by curve and by kind of module, on a straight line"
-        remedy += ", which is near slerp where the models are." if key == "t" else "."
+        remedy = "For that only layerwise and slerp_curves have knobs: λ by curve and by kind of module."
         raise UserError(FIELD, problem=problem, allowed="one number", remedy=remedy)
     try:
         return float(value)  # type: ignore[arg-type]

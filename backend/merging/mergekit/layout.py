@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.errors import UserError
 from backend.merging.mergekit.words import FIELD
 
-TOP = ("models", "slices", "merge_method", "base_model", "parameters", "dtype", "name", "tokenizer_source")
-REFUSED = {
-    "out_dtype": "Take it out: the merged model keeps the aligned model's number format.",
-    "chat_template": "Take it out: the template comes with the tokenizer.",
-}
+TOP = (
+    *("models", "slices", "merge_method", "base_model", "parameters", "name"),
+    *("dtype", "out_dtype", "tokenizer_source", "tokenizer", "chat_template"),
+)
 
 
 def read_table(text: str) -> dict[str, Any]:
@@ -27,6 +26,10 @@ def read_table(text: str) -> dict[str, Any]:
         raise UserError(FIELD, problem=f"the file is no YAML{line}", remedy="Check the file.") from None
     if not isinstance(table, dict) or "merge_method" not in table:
         raise UserError(FIELD, problem="the file has no merge_method", remedy="Name a configuration of mergekit.")
+    for key in table:
+        if key not in TOP:
+            problem = f"`{str(key)[:40]}` has no counterpart here"
+            raise UserError(FIELD, problem=problem, remedy="Take it out.")
     if not isinstance(table.get("parameters") or {}, dict):
         raise UserError(FIELD, problem="parameters is no table", remedy="Check the file.")
     return table
@@ -38,16 +41,13 @@ def _check_keys(what: str, table: Mapping[str, Any], allowed: Sequence[str]) -> 
             raise UserError(FIELD, problem=f"{what} has `{str(key)[:40]}`", allowed=", ".join(allowed))
 
 
-def sliced_models(
-    table: Mapping[str, Any], base: str, layers_of: Callable[[str], int | None]
-) -> list[tuple[str, dict[str, Any]]]:
+def sliced_models(table: Mapping[str, Any], base: str, layers: int | None) -> list[tuple[str, dict[str, Any]]]:
     """The models of one slice that takes all their layers; another is a stack of parts, which no merge here makes."""
     slices, allowed = table["slices"], "`models`, or one slice of whole models"
     if not isinstance(slices, list) or len(slices) != 1 or not isinstance(slices[0], dict) or "models" in table:
         raise UserError(FIELD, problem="it puts layers of different models together", allowed=allowed)
     _check_keys("a slice", slices[0], ("sources",))
     entries = slices[0].get("sources")
-    layers = layers_of(base)
     for one in entries if isinstance(entries, list) else ():
         if isinstance(one, dict) and one.get("layer_range") != [0, layers]:
             problem = f"its slice takes the layers {one.get('layer_range')!r} of {base} with {layers or 'unknown'}"
