@@ -314,6 +314,22 @@ def test_a_slice_is_whole_models_only_if_it_ends_with_their_last_layer() -> None
             from_mergekit(part, find=known)
 
 
+def test_a_curve_over_the_layers_of_two_stacks_is_refused_and_a_number_by_kind_is_not() -> None:
+    def seeing(name: str) -> Checkpoint:
+        tower = "vision_tower.encoder.layers.0.mlp.fc1.weight"
+        return replace(
+            llama(name), tensors=llama(name).tensors | {tower: TensorInfo(tower, "BF16", (1,), Path(), 0, 2)}
+        )
+
+    tasks = "{merge_method: task_arithmetic, base_model: a, models: [{model: b, parameters: {weight: %s}}]}"
+    for text, curve in ((SLERP, "[0, 0.5]"), (tasks, "[{filter: mlp, value: [0, 0.5]}, {value: 0}]")):
+        assert from_mergekit(text % curve, find=llama)["tuned"] == ["b"]
+        with pytest.raises(UserError, match="by depth or by tensor in a way that no merge here does"):
+            from_mergekit(text % curve, find=seeing)
+        by_kind = "[{filter: mlp, value: 0.25}, {value: 0.5}]"
+        assert from_mergekit(text % by_kind, find=seeing)["tuned"] == ["b"]
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_every_knob_of_a_method_is_written_for_mergekit_or_refused(name: str) -> None:
     method = methods.get(name)

@@ -102,6 +102,18 @@ class Place:
         return out.bitwise_right_shift_(32 - BITS).bitwise_and_((1 << BITS) - 1)  # the upper bits are mixed best
 
 
+def curve_at(curve: Sequence[float], depth: float) -> float:
+    """A curve of one or more numbers at a depth from 0 to 1, along straight lines between them.
+
+    >>> [curve_at((0.0, 1.0, 0.0), depth) for depth in (0.0, 0.25, 0.5, 1.0)]
+    [0.0, 0.5, 1.0, 0.0]
+    """
+    x = depth * (len(curve) - 1)
+    left = int(x)
+    right = min(left + 1, len(curve) - 1)
+    return float((1 - x + left) * curve[left] + (x - left) * curve[right])
+
+
 def _fold(state: Tensor, shift: int, spare: Tensor) -> Tensor:
     """state ^ (state >> shift) in place, the shift filling with zeros."""
     shifted = torch.bitwise_right_shift(state, shift, out=spare[: len(state)])
@@ -116,18 +128,6 @@ def bare(name: str) -> str:
     """
     parts = [part for part in name.split(".") if part not in WRAPPERS]
     return ".".join(parts).replace("embed_out.", "lm_head.")
-
-
-def curve_at(curve: Sequence[float], depth: float) -> float:
-    """A curve of one or more numbers at a depth from 0 to 1, along straight lines between them.
-
-    >>> [curve_at((0.0, 1.0, 0.0), depth) for depth in (0.0, 0.25, 0.5, 1.0)]
-    [0.0, 0.5, 1.0, 0.0]
-    """
-    x = depth * (len(curve) - 1)
-    left = int(x)
-    right = min(left + 1, len(curve) - 1)
-    return float((1 - x + left) * curve[left] + (x - left) * curve[right])
 
 
 def layer_count(names: list[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from backend.merging.place import Place, curve_at, layer_count
+from backend.merging.place import LAYER, Place, curve_at, layer_count
 from backend.registry import methods
 
 KINDS = ("attention", "mlp", "norm", "embedding", "head")
@@ -80,6 +80,8 @@ def layerwise_knobs(
     wanted = {place: share(place.name, place.depth) for place in places}
     if not names or any(value is None for value in wanted.values()):
         return None
+    if _stacks(names) > 1 and any(len(curve) > 1 for curve in curves):
+        return None
     for curve in dict.fromkeys([(1.0,), *curves]):
         knobs = _fitted({place: value or 0.0 for place, value in wanted.items()}, curve)
         if knobs and all(abs(_share(place, knobs) - (value or 0.0)) < NEAR for place, value in wanted.items()):
@@ -98,6 +100,8 @@ def arc_knobs(setting: Any, names: Sequence[str]) -> dict[str, Any] | None:
     {'lam': 1.0, 'attention': [0.0, 1.0], 'mlp': [0.5], 'other': [0.5]}
     """
     curves, knobs = list(dict.fromkeys(curves_of(setting))), {}
+    if not names or (_stacks(names) > 1 and any(len(curve) > 1 for curve in curves)):
+        return None
     places = _places(names)
     for module in ("attention", "mlp", "other"):
         wanted = [
@@ -109,13 +113,22 @@ def arc_knobs(setting: Any, names: Sequence[str]) -> dict[str, Any] | None:
                 break
         else:
             return None
-    return {"lam": 1.0, **knobs} if names else None
+    return {"lam": 1.0, **knobs}
 
 
 def _places(names: Sequence[str]) -> list[Place]:
     """Every tensor; a head that is tied has none, but what one would get is known all the same."""
     layers = layer_count(list(names))
     return [Place(name, layers=layers) for name in dict.fromkeys([*names, "lm_head.weight"])]
+
+
+def _stacks(names: Sequence[str]) -> int:
+    """How many stacks of layers a model has; mergekit draws a curve over each of them, a method here over one.
+
+    >>> _stacks(["model.layers.0.w", "model.layers.1.w", "vision_tower.encoder.layers.0.w", "norm.weight"])
+    2
+    """
+    return len({name[: found.start()] for name in names if (found := LAYER.search(name))})
 
 
 def _fitted(wanted: Mapping[Place, float], curve: Curve) -> dict[str, Any] | None:
