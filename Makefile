@@ -1,11 +1,12 @@
 # Everything a newcomer needs: make run · make test. CI calls the same targets.
 VENV ?= .venv
+ORACLES ?= .oracles
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PY := $(VENV)/bin/python
 CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome))
 
-.PHONY: help install run test e2e check format demo bench clean
+.PHONY: help install run test oracles e2e check format demo bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -17,6 +18,10 @@ run: install  ## start the studio on http://127.0.0.1:7860 (PORT, HOST and STUDI
 
 test: $(VENV)/.installed-dev  ## run the tests (CPU, no network)
 	@$(PY) -m pytest -n 2 --dist worksteal
+
+oracles: $(VENV)/.installed-dev $(ORACLES)/.installed  ## compare merges and their files with mergekit's own
+	@PYTHONPATH=$(ORACLES) $(PY) -c 'import mergekit' && \
+		PYTHONPATH=$(ORACLES) $(PY) -m pytest tests/test_merging_oracles.py tests/test_mergekit_oracles.py
 
 e2e: $(VENV)/.installed-dev  ## run the browser tests in headless Chromium
 	@$(if $(CHROMIUM),,sh -c 'echo "Installing Chromium …" && apt-get update -qq && apt-get install -y -qq chromium' &&) \
@@ -35,7 +40,7 @@ bench: $(VENV)/.installed-dev  ## the sweep against the loop everybody writes
 	@$(PY) benchmarks/sweep.py
 
 clean:  ## remove the virtual environment and caches
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) $(ORACLES) .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "DualSelect Studio needs Python 3.11 or newer; none was found. Install it and try again."; exit 1; }
@@ -50,4 +55,10 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "Installing the developers' tools (once) …"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+# A folder beside the virtual environment: nothing else may see mergekit.
+$(ORACLES)/.installed: requirements-oracles.txt | $(VENV)/.installed
+	@rm -rf $(ORACLES)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(ORACLES) -r requirements-oracles.txt
 	@touch $@

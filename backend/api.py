@@ -54,7 +54,7 @@ class Studio:
     backend.errors.UserError: method: no "linaer". Did you mean "linear"? Available: arcee_fusion, \
 breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, karcher, layerwise, linear, lox, \
 model_stock, multislerp, nearswap, nuslerp, passthrough, resta, safe_delta, safe_lora, safemerge, sce, slerp, \
-task_arithmetic, ties.
+slerp_curves, task_arithmetic, ties.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -23,7 +23,12 @@ from backend.registry import Plugin, methods
 from backend.types import Checkpoint
 
 STORED = Path(__file__).with_name("golden.json")
-BY_VALUE = ("slerp", "nuslerp", "multislerp", "karcher", "model_stock", "safe_lora", "safemerge", "lox", "safe_delta")
+BY_VALUE = ("slerp", "slerp_curves", "nuslerp", "multislerp", "karcher", "model_stock")
+BY_VALUE += ("safe_lora", "safemerge", "lox", "safe_delta")
+GIVEN = {
+    "safe_delta": {"strength": 2000.0},
+    "slerp_curves": {"attention": [0, 0.7], "mlp": [1, 0.2], "other": [0.5, 0.9]},
+}
 ROWS, WIDTH, HIDDEN = 16, 8, 12  # 16 rows for 11 or 13 tokens: a padded vocabulary
 ROLES = ("aligned", "tuned", "second", "raw", "safe", "unaligned")
 LAYER = {
@@ -92,8 +97,7 @@ def merged(
     """What a method makes of the frozen family, by name."""
     extras = {role: models[role] for role in method.facts["extras"]}
     tuned = [models["tuned"], models["second"]][:count]
-    given = {"strength": 2000.0} if method.name == "safe_delta" else {}
-    knobs = check_request(method, given, tuned=count, extras=list(extras))
+    knobs = check_request(method, GIVEN.get(method.name, {}), tuned=count, extras=list(extras))
     grams = gram_matrices() if method.facts["calibration"] else None
     merge_to_folder(models["aligned"], tuned, method, knobs, out, extras=extras, grams=grams, seed=42, device=device)
     return load_file(out / "model.safetensors")

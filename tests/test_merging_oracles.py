@@ -5,6 +5,8 @@ kept out of the comparison on purpose:
 
 - mergekit draws its masks from torch's generator: the same uniform numbers are fed to both here. It matches the sum of
   magnitudes (`l1`) where the papers divide by the probability to stay (`inverse`, our default).
+- among changes of equal magnitude at the threshold, of which bfloat16 models have many, ours keep those of the lowest
+  index and mergekit others: as many elements are kept, and the two agree at every other element.
 - mergekit keeps ⌊d·n⌋ elements of breadcrumbs even where that is none, and its DELLA fails on tensors of one column;
   ours keep one.
 - its sce and model_stock have absolute epsilons (1e-6), which ordinary fine-tunes meet: changes here are large.
@@ -104,6 +106,36 @@ def test_the_task_arithmetic_family_agrees(name: str, shape: tuple[int, ...], co
     given = tensors(shape, count)
     expected = merge_tensors(given, name, parameters={**theirs, "lambda": 0.6, "weight": weight}, base_index=0)
     close(ours(name, given, knobs), expected)
+
+
+@needs_mergekit
+@pytest.mark.parametrize(
+    ("name", "edges", "theirs"),
+    [
+        ("ties", (0.4,), {"density": 0.4}),
+        ("breadcrumbs", (0.1, 0.6), {"density": 0.5, "gamma": 0.1}),
+        ("breadcrumbs_ties", (0.1, 0.6), {"density": 0.5, "gamma": 0.1}),
+    ],
+)
+def test_changes_of_equal_magnitude_at_a_threshold_are_all_that_differs(
+    name: str, edges: tuple[float, ...], theirs: dict[str, Any]
+) -> None:
+    from mergekit.merge_methods.api import merge_tensors
+
+    start, far = (one.bfloat16().float() for one in tensors((64, 48), 1))  # as models that are stored in bfloat16
+    tuned = (start + 0.01 * far).bfloat16().float()
+    sizes = (tuned - start).abs()
+    ranked = sizes.flatten().sort(descending=True).values
+    at_an_edge = torch.zeros_like(sizes, dtype=torch.bool)
+    for edge in edges:
+        last, next_one = ranked[int(edge * len(ranked)) - 1 :][:2]
+        assert last == next_one  # or nothing is left to choose
+        at_an_edge |= sizes == last
+    expected = merge_tensors([start, tuned], name, parameters={**theirs, "weight": [1.0]}, base_index=0)
+    found = ours(name, [start, tuned], {**theirs, "lam": 1.0})
+    close(found[~at_an_edge], expected[~at_an_edge])
+    assert ((found != start) & at_an_edge).sum() == ((expected != start) & at_an_edge).sum() > 0
+    assert not torch.equal(found, expected)
 
 
 @needs_mergekit

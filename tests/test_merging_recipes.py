@@ -25,6 +25,7 @@ from backend.merging.mergekit import SHARED, from_mergekit, to_mergekit
 from backend.merging.place import Place
 from backend.merging.resident import ResidentPair
 from backend.registry import Plugin, methods
+from backend.types import Checkpoint, TensorInfo
 from tests import tiny
 
 METHODS = list(methods)
@@ -146,7 +147,10 @@ def test_what_is_written_for_mergekit_comes_back_as_the_same_merge(name: str, wo
     given |= {"rescale": "l1"} if any(p.name == "rescale" for p in method.parameters) else {}
     donor = {"donor": "fine_tuned"} if name in ("linear", "ties", "nuslerp", "karcher") else {}
     spec = make_plan(settings, "merge", inputs(method) | {"method": name, "parameters": given} | donor).spec
-    request = from_mergekit(to_mergekit(spec), "aligned")
+    given_models = {one: resolve(one, settings) for one in (*NAMES, "aligned")}
+    text = to_mergekit(spec, aligned=given_models["aligned"])
+    assert "dtype: float32\nout_dtype: bfloat16\n" in text
+    request = from_mergekit(text, "aligned", find=given_models.get)
     again = make_plan(settings, "merge", request).spec
     changed = {key for key in spec["parameters"] if spec["parameters"][key] != again["parameters"][key]}
     assert changed <= {"weights"}  # none given is written as ones
@@ -180,7 +184,7 @@ dtype: bfloat16
         ("models: []", "no merge_method"),
         ("merge_method: teis", 'Did you mean "ties"'),
         ("{merge_method: slerp, models: []}", "which model is the aligned one"),
-        ("{merge_method: slerp, base_model: a, models: [{model: b}], parameters: {t: [0, 1]}}", "layerwise"),
+        ("{merge_method: slerp, base_model: a, models: [{model: b}], parameters: {t: [0, 1]}}", "slerp_curves"),
         ("{merge_method: slerp, base_model: a, models: [{model: b}], parameters: {t: x}}", "t is 'x'"),
         ("{merge_method: ties, base_model: a, models: [{}]}", "a model has no name"),
         ("{merge_method: ties, base_model: a, models: [{model: b}], parameters: {densty: 1}}", 'mean "density"'),
@@ -189,7 +193,6 @@ dtype: bfloat16
         ("{merge_method: ties, base_model: a, models: {model: b}}", "models are no list"),
         ("{merge_method: ties, base_model: a}", "models are no list"),
         ("{merge_method: ties, base_model: a, models: [{model: b}], tokenizer_source: union}", "is 'union'; allowed"),
-        ("{merge_method: ties, base_model: a, models: [{model: b}], out_dtype: float16}", "keeps the aligned model's"),
         ("{merge_method: passthrough, base_model: a, slices: [{}, {}]}", "layers of different models"),
         ("{merge_method: ties, base_model: a, models: [{model: b}], modules: {}}", "`modules` has no counterpart"),
         ("{merge_method: ties, base_model: a, models: [{model: c+b}]}", "stands on another model"),
@@ -218,9 +221,15 @@ models:
 """
 
 
+def llama(name: str, layers: int = 5) -> Checkpoint:
+    """A model of five layers, known by its tensors' names."""
+    tensors = {tensor: TensorInfo(tensor, "BF16", (1,), Path(), 0, 2) for tensor in LLAMA}
+    return Checkpoint(name, Path("nowhere"), "full", {"num_hidden_layers": layers}, tensors)
+
+
 def walked(text: str, name: str) -> float:
     """The share of the way that the studio's merge of a mergekit file walks for one tensor."""
-    request = from_mergekit(text, "a", names_of=lambda model: LLAMA)
+    request = from_mergekit(text, "a", find=llama)
     assert (request["method"], request["aligned"], request["tuned"]) == ("layerwise", "a", ["b"])
     step = methods.get("layerwise").function(torch.ones(1), Place(name, layers=5), **request["parameters"])
     return float(step) * request["parameters"]["lam"]
@@ -269,16 +278,29 @@ def test_weights_along_the_layers_become_layerwise_where_the_final_norm_agrees()
 )
 def test_what_no_layerwise_merge_computes_is_refused_by_name(method: str, models: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        from_mergekit(f"{{merge_method: {method}, base_model: a, models: [{models}]}}", names_of=lambda model: LLAMA)
+        from_mergekit(f"{{merge_method: {method}, base_model: a, models: [{models}]}}", find=llama)
 
 
-def test_the_common_form_of_slerp_is_refused_unless_it_is_one_number() -> None:
-    text = "{merge_method: slerp, base_model: a, models: [{model: a}, {model: b}], parameters: {t: %s}}"
+SLERP = "{merge_method: slerp, base_model: a, models: [{model: a}, {model: b}], parameters: {t: %s}}"
+
+
+def test_the_common_form_of_slerp_goes_along_curves_for_every_tensor() -> None:
     common = "[{filter: self_attn, value: [0, 0.5, 1]}, {filter: mlp, value: [1, 0.5, 0]}, {value: 0.5}]"
-    with pytest.raises(UserError, match=r"t differs by depth or by tensor.*layerwise.*near slerp"):
-        from_mergekit(text % common, names_of=lambda model: LLAMA)
+    request = from_mergekit(SLERP % common, find=llama)
+    curves = {"lam": 1.0, "attention": [0, 0.5, 1], "mlp": [1, 0.5, 0], "other": [0.5]}
+    assert request == {"method": "slerp_curves", "aligned": "a", "tuned": ["b"], "parameters": curves}
+    over_depth = from_mergekit(SLERP % "[0, 0.25, 1]", find=llama)["parameters"]
+    assert over_depth == {"lam": 1.0, **{module: [0, 0.25, 1] for module in curves if module != "lam"}}
     same = "[{filter: self_attn, value: [0.5, 0.5]}, {value: 0.5}]"
-    assert from_mergekit(text % same)["parameters"] == {"lam": 0.5}
+    assert from_mergekit(SLERP % same)["parameters"] == {"lam": 0.5}
+
+
+@pytest.mark.parametrize(
+    "setting", ["[{filter: q_proj, value: 0.3}, {value: 0.5}]", "[{filter: self_attn, value: 0.3}]", "[0, x]", "[]"]
+)
+def test_a_slerp_along_what_is_no_curve_of_a_module_is_refused(setting: str) -> None:
+    with pytest.raises(UserError, match=r"t differs by depth or by tensor.*slerp_curves"):
+        from_mergekit(SLERP % setting, find=llama)
 
 
 def test_a_slice_is_whole_models_only_if_it_ends_with_their_last_layer() -> None:
@@ -286,10 +308,26 @@ def test_a_slice_is_whole_models_only_if_it_ends_with_their_last_layer() -> None
     whole, part = (
         text % f"{{model: a, layer_range: [0, {end}]}}, {{model: b, layer_range: [0, {end}]}}" for end in (12, 8)
     )
-    assert from_mergekit(whole, layers_of=lambda name: 12)["tuned"] == ["b"]
-    for layers in (12, None):
+    assert from_mergekit(whole, find=lambda name: llama(name, 12))["tuned"] == ["b"]
+    for known in (lambda name: llama(name, 12), lambda name: None):
         with pytest.raises(UserError, match=r"takes the layers \[0, 8\] of a with"):
-            from_mergekit(part, layers_of=lambda name, layers=layers: layers)
+            from_mergekit(part, find=known)
+
+
+def test_a_curve_over_the_layers_of_two_stacks_is_refused_and_a_number_by_kind_is_not() -> None:
+    def seeing(name: str) -> Checkpoint:
+        tower = "vision_tower.encoder.layers.0.mlp.fc1.weight"
+        return replace(
+            llama(name), tensors=llama(name).tensors | {tower: TensorInfo(tower, "BF16", (1,), Path(), 0, 2)}
+        )
+
+    tasks = "{merge_method: task_arithmetic, base_model: a, models: [{model: b, parameters: {weight: %s}}]}"
+    for text, curve in ((SLERP, "[0, 0.5]"), (tasks, "[{filter: mlp, value: [0, 0.5]}, {value: 0}]")):
+        assert from_mergekit(text % curve, find=llama)["tuned"] == ["b"]
+        with pytest.raises(UserError, match="by depth or by tensor in a way that no merge here does"):
+            from_mergekit(text % curve, find=seeing)
+        by_kind = "[{filter: mlp, value: 0.25}, {value: 0.5}]"
+        assert from_mergekit(text % by_kind, find=seeing)["tuned"] == ["b"]
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -318,13 +356,16 @@ def test_every_knob_of_a_method_is_written_for_mergekit_or_refused(name: str) ->
 
 def test_the_fine_tuned_models_tokenizer_and_an_adapters_base_are_written_for_mergekit(world: Path, capsys) -> None:
     written = world / "written.yml"
-    command = ["merge", "--aligned", "aligned", "--tuned", "lora", "--to-mergekit", str(written)]
-    assert main([*command, "--donor", "fine_tuned"]) == 0
-    assert "- model: aligned+lora" in written.read_text()
-    assert "tokenizer_source: aligned+lora" in written.read_text()
+    command = ["merge", "--aligned", "aligned", "--to-mergekit", str(written), "--tuned"]
+    assert main([*command, "tuned", "--donor", "fine_tuned"]) == 0
+    assert "tokenizer_source: tuned" in written.read_text()
     assert from_mergekit(written.read_text(), "aligned")["donor"] == "fine_tuned"
-    assert main(command) == 0
+    assert main([*command, "lora"]) == 0
+    assert "- model: aligned+lora" in written.read_text()
     assert "tokenizer_source" not in written.read_text()
+    capsys.readouterr()
+    assert main([*command, "lora", "--donor", "fine_tuned"]) == 2
+    assert "mergekit takes an adapter's tokenizer from the model under it" in capsys.readouterr().err
 
 
 def test_a_seed_and_a_curve_over_the_layers_are_not_lost_on_the_way_to_mergekit() -> None:

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from backend.api import Studio
-from backend.checkpoints.inspect import describe
 from backend.checkpoints.resolve import resolve
 from backend.commands.common import add_pair, checkpoints_of, print_json, print_line, run_to_the_end, settings_of
 from backend.errors import UserError
@@ -41,8 +40,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         request = from_mergekit(
             _read_text(options.from_mergekit),
             options.aligned or "",
-            layers_of=lambda name: describe(resolve(name, settings, field="aligned"))["layers"],
-            names_of=lambda name: list(resolve(name, settings, field="aligned").tensors),
+            find=lambda name: resolve(name, settings, field="from-mergekit"),
         )
         request |= {"donor": options.donor} if options.donor else {}
     else:
@@ -51,7 +49,9 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     request = {"seed": options.seed} | request | {"out": options.out}
     if options.to_mergekit:
         plan = studio.plan("merge", request)
-        text = to_mergekit(plan.spec, adapters=_adapters(plan))
+        text = to_mergekit(
+            plan.spec, adapters=_adapters(plan), aligned=resolve(plan.spec["aligned"], settings, field="aligned")
+        )
         Path(options.to_mergekit).write_text(text, encoding="utf-8")
         return print_line(f"{options.to_mergekit} is written; nothing was merged.")
     if recipe:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -56,6 +57,30 @@ class Place:
             return "attention"
         return "mlp" if re.search(r"mlp|feed_forward|ffn|experts", module) else "other"
 
+    @property
+    def module(self) -> Literal["attention", "mlp", "other"]:
+        """The module that the tensor lies in, which a norm inside attention does too.
+
+        >>> names = ("self_attn.q_norm", "mlp.up_proj", "post_attention_layernorm")
+        >>> [Place(f"model.layers.0.{name}.weight").module for name in names]
+        ['attention', 'mlp', 'other']
+        """
+        inside = replace(self, name=f"{self.name.rsplit('.', 2)[0]}.w") if self.kind == "norm" else self
+        return inside.kind if inside.kind == "attention" or inside.kind == "mlp" else "other"
+
+    @property
+    def depth(self) -> float:
+        """0 at the first layer and outside the layers, 1 at the last, even where there is one.
+
+        >>> [Place(name, layers=3).depth for name in ("norm.weight", "layers.1.w", "layers.2.w")]
+        [0.0, 0.5, 1.0]
+        >>> Place("layers.0.w", layers=1).depth
+        1.0
+        """
+        if self.layer is None:
+            return 0.0
+        return self.layer / (self.layers - 1) if self.layers > 1 else 1.0
+
     def dice(self, count: int, salt: int = 0, *, device: torch.device | str = "cpu") -> Tensor:
         """`count` whole numbers in [0, 2²⁴), int32, from element `begin` on: number i depends on (seed, name, salt, i).
 
@@ -75,6 +100,18 @@ class Place:
             _fold(state, 16, spare).mul_(_signed(0x7FEB352D))
             _fold(state, 15, spare).bitwise_xor_(_signed(key)).mul_(_signed(0x846CA68B))
         return out.bitwise_right_shift_(32 - BITS).bitwise_and_((1 << BITS) - 1)  # the upper bits are mixed best
+
+
+def curve_at(curve: Sequence[float], depth: float) -> float:
+    """A curve of one or more numbers at a depth from 0 to 1, along straight lines between them.
+
+    >>> [curve_at((0.0, 1.0, 0.0), depth) for depth in (0.0, 0.25, 0.5, 1.0)]
+    [0.0, 0.5, 1.0, 0.0]
+    """
+    x = depth * (len(curve) - 1)
+    left = int(x)
+    right = min(left + 1, len(curve) - 1)
+    return float((1 - x + left) * curve[left] + (x - left) * curve[right])
 
 
 def _fold(state: Tensor, shift: int, spare: Tensor) -> Tensor:

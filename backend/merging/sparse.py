@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def keep_top(delta: Tensor, density: float, whole: Whole | None = None) -> Tensor:
-    """The largest ⌊density·n⌋ elements by magnitude, at least one; the others 0.
+    """The largest ⌊density·n⌋ elements by magnitude, at least one, of equal ones the first; the others 0.
 
     Args:
         whole: the tensor that `delta` is a block of, None where it is all of it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from backend.merging.place import Place, layer_count
+from backend.merging.place import LAYER, Place, curve_at, layer_count
 from backend.registry import methods
 
 KINDS = ("attention", "mlp", "norm", "embedding", "head")
@@ -47,10 +47,7 @@ def number_at(setting: Any, name: str, depth: float) -> float | None:
     if not isinstance(setting, list) or not setting:
         return None
     if all(_is_number(one) for one in setting):
-        x = depth * (len(setting) - 1)
-        left = int(x)
-        right = min(left + 1, len(setting) - 1)
-        return float((1 - x + left) * setting[left] + (x - left) * setting[right])
+        return curve_at(setting, depth)
     for one in setting:
         if not isinstance(one, dict) or not one.keys() <= {"filter", "value"}:
             return None
@@ -79,17 +76,59 @@ def layerwise_knobs(
         curves: over the depth, of which the shares may be multiples.
         names: the model's tensors.
     """
-    # A head that is tied has no tensor; the share that one would get is known all the same.
-    layers, known = layer_count(list(names)), dict.fromkeys([*names, "lm_head.weight"])
-    places = [Place(name, layers=layers) for name in known]
-    wanted = {place: share(place.name, (place.layer or 0) / max(1, layers - 1)) for place in places}
+    places = _places(names)
+    wanted = {place: share(place.name, place.depth) for place in places}
     if not names or any(value is None for value in wanted.values()):
+        return None
+    if _stacks(names) > 1 and any(len(curve) > 1 for curve in curves):
         return None
     for curve in dict.fromkeys([(1.0,), *curves]):
         knobs = _fitted({place: value or 0.0 for place, value in wanted.items()}, curve)
         if knobs and all(abs(_share(place, knobs) - (value or 0.0)) < NEAR for place, value in wanted.items()):
             return knobs
     return None
+
+
+def arc_knobs(setting: Any, names: Sequence[str]) -> dict[str, Any] | None:
+    """The knobs with which `slerp_curves` goes as far as a setting says, for every tensor; None if none do.
+
+    Args:
+        names: the model's tensors.
+
+    >>> names = ["embed_tokens.weight", "layers.0.self_attn.w", "layers.1.mlp.w", "layers.1.norm.weight"]
+    >>> arc_knobs([{"filter": "self_attn", "value": [0, 1]}, {"value": 0.5}], names)
+    {'lam': 1.0, 'attention': [0.0, 1.0], 'mlp': [0.5], 'other': [0.5]}
+    """
+    curves, knobs = list(dict.fromkeys(curves_of(setting))), {}
+    if not names or (_stacks(names) > 1 and any(len(curve) > 1 for curve in curves)):
+        return None
+    places = _places(names)
+    for module in ("attention", "mlp", "other"):
+        wanted = [
+            (place.depth, number_at(setting, place.name, place.depth)) for place in places if place.module == module
+        ]
+        for curve in curves:
+            if all(value is not None and abs(curve_at(curve, depth) - value) < NEAR for depth, value in wanted):
+                knobs[module] = list(curve)
+                break
+        else:
+            return None
+    return {"lam": 1.0, **knobs}
+
+
+def _places(names: Sequence[str]) -> list[Place]:
+    """Every tensor; a head that is tied has none, but what one would get is known all the same."""
+    layers = layer_count(list(names))
+    return [Place(name, layers=layers) for name in dict.fromkeys([*names, "lm_head.weight"])]
+
+
+def _stacks(names: Sequence[str]) -> int:
+    """How many stacks of layers a model has; mergekit draws a curve over each of them, a method here over one.
+
+    >>> _stacks(["model.layers.0.w", "model.layers.1.w", "vision_tower.encoder.layers.0.w", "norm.weight"])
+    2
+    """
+    return len({name[: found.start()] for name in names if (found := LAYER.search(name))})
 
 
 def _fitted(wanted: Mapping[Place, float], curve: Curve) -> dict[str, Any] | None:
