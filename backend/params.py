@@ -184,7 +184,7 @@ def _number(parameter: Parameter, value: Any) -> float | int:
         raise _refusal(parameter, value, allowed)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for an integer beyond every float
         raise _refusal(parameter, value, allowed) from None
     too_low = parameter.low is not None and number < parameter.low
     too_high = parameter.high is not None and number > parameter.high
