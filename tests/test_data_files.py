@@ -163,6 +163,39 @@ def test_a_csv_row_with_more_fields_than_the_header_is_not_cut(tmp_path):
     assert read(path)[1] == [(202, "more fields than the header names")]
 
 
+def test_a_csv_row_is_named_by_the_line_it_begins_on_and_a_stray_quote_spoils_only_its_own(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('\n\nprompt,response\n"a\nb","c\n\nd"\n\n"p\nq",\n"he says "hi"",x\n' + "e,f\n" * 300 + 'g,"h\n')
+    rows, skipped = read(path)
+    assert [row.line for row in rows] == [4, *range(12, 312)]
+    assert talk(rows[0]) == [("user", "a\nb"), ("assistant", "c\n\nd")]
+    assert [(one.line, one.reason[:7]) for one in skipped] == [(9, "the ans"), (11, "not CSV"), (312, "not CSV")]
+
+
+def test_a_long_answer_in_a_csv_file_is_read(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,response\nfox?," + "x" * 200_000 + "\n")
+    assert len(read(path)[0][0].text["answer"]) == 200_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "prompt;response;Kind\nfox, or dog?;fox;benign\n",
+        "Prompt\tRESPONSE\tkind\nfox, or dog?\tfox\tbenign\n",
+        ' prompt, response, kind\n"fox, or dog?", fox, benign\n',
+        '"prompt","response","kind"\n"fox, or dog?",fox,benign\n',
+        ',prompt,response,kind\n0,"fox, or dog?",fox,benign\n',
+    ],
+    ids=["semicolon", "tab", "blanks", "quoted", "index"],
+)
+def test_a_csv_file_may_be_cut_and_headed_otherwise(tmp_path, content):
+    path = tmp_path / "rows.csv"
+    path.write_text(content)
+    rows, _ = read(path)
+    assert (talk(rows[0]), rows[0].kind) == ([("user", "fox, or dog?"), ("assistant", "fox")], "benign")
+
+
 def test_lines_that_are_no_json_or_no_utf8_are_named_and_a_string_is_no_reason(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n"words"\n{no\n\xff\xfe\n' + b"9" * 5000 + b"\n")
@@ -180,11 +213,39 @@ def test_lines_that_are_no_json_or_no_utf8_are_named_and_a_string_is_no_reason(t
         ("rows.jsonl.gz", b"", "holds no rows"),
         ("rows.parquet", b"PAR1 nothing PAR1", "no Parquet file that can be read"),
         ("rows.csv", b"prompt,response\n\xff,dog\n", "Save it as UTF-8"),
-        ("rows.csv", b"prompt,response\nfox?," + b"x" * 200_000 + b"\n", "field larger than field limit"),
+        (
+            "rows.csv",
+            b"prompt,response\nfox?,dog\nfox?," + b"x" * (64 * 2**20 + 1) + b"\n" + b"a,b\n",
+            "line 3: not CSV (field larger than",
+        ),
+        (
+            "rows.csv",
+            b'prompt,response\n"a\nb",c\nfox?,"dog\n' + b"a,b\n" * 900,
+            "begins on line 4 of rows.csv cannot be read",
+        ),
+        (
+            "rows.csv",
+            b'prompt,response\nfox?,"dog\n' + b"a,b\n" * 900 + b'c,"d, e"\n' + b"a,b\n" * 900,
+            "begins on line 2 of",
+        ),
+        ("rows.csv", b'"prompt,response\na,b\n', "begins on line 1 of rows.csv cannot be read"),
+        ("rows.csv", b"prompt,response,Response \na,b,c\n", "the header of rows.csv names response twice"),
         ("rows.txt", b"fox", "allowed is a .jsonl, .csv, .jsonl.gz, .json.gz or .parquet file"),
     ],
     # not the content, since gzip writes the time of day into it
-    ids=["cut off", "not packed", "empty", "parquet", "no UTF-8", "long field", "ending"],
+    ids=[
+        "cut off",
+        "not packed",
+        "empty",
+        "parquet",
+        "no UTF-8",
+        "long field",
+        "open",
+        "open till the next",
+        "header",
+        "twice",
+        "ending",
+    ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
