@@ -148,7 +148,7 @@ def _train(
     """The trained model, still with its adapter, the loss of every step, and what the strategy settled by itself."""
     plan = spec["training"]
     model, autocast = _trainable(responder.model, plan, seed=spec["seed"])
-    recorder = Recorder(context.folder, data.texts)
+    recorder = Recorder(context.folder, data.task_texts, data.reference_texts)
     saver = Saver(context.folder / "training.pt", least=context.settings.save_seconds)
     probe = _Probe(context, responder, model, probed, recorder)
     if spec["probe_every"] and not telemetry.read(context.folder)["probes"]:

@@ -25,7 +25,7 @@ from backend.settings import Settings, refuse_in_public
 from backend.tuning.balance import balance_warnings
 from backend.tuning.knobs import check_training
 from backend.tuning.overlap import Apart, keep_apart
-from backend.tuning.rows import Row, counted
+from backend.tuning.rows import Row, counted, remarks
 from backend.tuning.rules import Rules
 from backend.tuning.strategy import Strategy
 from backend.types import Checkpoint, Estimate, Plan
@@ -103,7 +103,7 @@ def _read(files: Mapping[str, DataFile | None]) -> _Rows:
             found[field], skipped = chat_rows(file, field=field)
             if skipped:
                 warnings.append(f"Left out of {file.path.name}: {left_out(skipped)}.")
-            warnings += mix_warnings(file)
+            warnings += [*mix_warnings(file), *remarks(found[field], field.replace("_", " "))]
     if unanswered := sum(not row.is_answered for row in found["references"]):
         told = f"{counted(unanswered)} of the references {'has' if unanswered == 1 else 'have'} no answer"
         warnings.append(f"{told}: the start model answers before training.")

@@ -126,7 +126,7 @@ def _json_row(raw: bytes) -> Any:
 
 
 def _csv_rows(file: IO[bytes], path: Path, field: str) -> Iterator[tuple[int, Any]]:
-    """Rows by the line they begin on. A row that a stray quote spoils is broken; one that swallows lines ends it all."""
+    """Rows by the line they begin on. One that a stray quote spoils is broken; a quote that swallows lines ends it."""
     csv.field_size_limit(LONGEST_LINE)  # 131,072 characters by default, less than some answers have
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     blank, first = _first_line(text)
