@@ -1,7 +1,7 @@
 """Chat rows of a file, checked line by line. No torch and no tokenizer, so that a request is refused before it runs.
 
-A row has one of the shapes of `shapes.py`; optional are id, kind (benign, refusal, unsafe) and group. The file is of
-one of the kinds of `tables.py`.
+A row has one of the shapes of `shapes.py`; optional are system, id, kind (benign, refusal, unsafe) and group. The file
+is of one of the kinds of `tables.py`.
 """
 
 from __future__ import annotations
