@@ -20,9 +20,10 @@ NO_STRATEGIES = "This installation lists no fine-tuning strategy; see the log fo
 SCHEDULE = "{steps} steps of {batch} rows each. Change it under Advanced; an emptied field takes the usual number."
 PRESET_SETS = "This preset sets everything that is not shown."
 OWN_DATA = (
-    "Chat rows in any shape that is published: messages, conversations, prompt with response, question with answer, "
-    "chosen, instruction with output; as JSONL, CSV, Parquet or packed JSONL (.gz), up to 50 MiB. Larger files, Hub "
-    "data sets (owner/name@revision:file) and mixes (.mix.yaml) are typed into the field above, as a path or a name."
+    "Chat rows in any shape that is published: messages, conversations, prompt with response or completion, question "
+    "with answer, instruction with output or response, chosen, the safer of response_0 and response_1; as JSONL, CSV, "
+    "Parquet or packed JSONL (.gz), up to 50 MiB. Larger files, Hub data sets (owner/name@revision:file) and mixes "
+    "(.mix.yaml) are typed into the field above, as a path or a name."
 )
 UNANSWERED = "(no answer: the start model gives one before training)"
 FIGHTS, HELPS, APART = "the task fights safety", "the task step helps safety", "the task hardly touches safety"

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_BITS = 256  # of an integer that is written out
+
 
 class StudioError(Exception):
     """Base of everything whose text is meant for the person in front of the screen."""
@@ -38,11 +40,20 @@ class UserError(StudioError):
         problem: str | None = None,
         remedy: str = "",
     ) -> None:
-        what = problem if problem is not None else f"got {got!r}"
+        what = problem if problem is not None else f"got {_shown(got)}"
         if allowed:
             what += f"; allowed is {allowed}"
         super().__init__(f"{field}: {what}." + (f" {remedy}" if remedy else ""))
         self.field = field
+
+
+def _shown(value: object) -> str:
+    """A value as a sentence can hold it; Python itself refuses to write integers of thousands of digits.
+
+    >>> _shown(0.5), _shown(10**5000)
+    ('0.5', 'a huge number')
+    """
+    return "a huge number" if isinstance(value, int) and value.bit_length() > MOST_BITS else repr(value)
 
 
 class RunFailed(StudioError):

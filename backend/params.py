@@ -194,7 +194,7 @@ def _number(parameter: Parameter, value: Any) -> float | int:
         raise _refusal(parameter, value, allowed)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for an integer beyond every float
         raise _refusal(parameter, value, allowed) from None
     low, high = parameter.limits
     too_low, too_high = low is not None and number < low, high is not None and number > high

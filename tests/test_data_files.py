@@ -14,7 +14,7 @@ from backend.api import Studio
 from backend.errors import UserError
 from backend.jobs.chat_files import chat_rows
 from backend.jobs.datafile import DataFile
-from backend.tuning.rows import read_chat_file
+from backend.tuning.rows import prompt_key, read_chat_file, remarks
 from backend.tuning.tables import Broken, numbered_rows
 from tests.tuning_world import chat, write_rows
 
@@ -31,6 +31,11 @@ PREFERENCE = {
     "rejected": "\n\nHuman: Who jumps?\n\nAssistant: The dog.",
 }
 ALPACA = {"instruction": "Name who jumps.", "input": "fox, dog", "output": "fox"}
+
+DOLLY = {"instruction": "Name who jumps.", "context": "fox, dog", "response": "fox", "category": "open_qa"}
+PAIR = {"prompt": "Who?", "response_0": "Dog.", "response_1": "Fox."}
+TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Fox."}]
+SYSTEM = ("system", "Be brief.")
 
 
 def talk(row):
@@ -68,6 +73,21 @@ def refusal(path, **limits):
         (ALPACA, [("user", "Name who jumps.\n\nfox, dog"), ("assistant", "fox")]),
         (ALPACA | {"input": ""}, [("user", "Name who jumps."), ("assistant", "fox")]),
         ({"prompt": "Who?", "response": "Fox."}, [("user", "Who?"), ("assistant", "Fox.")]),
+        ({"prompt": "Who?", "completion": "Fox."}, [("user", "Who?"), ("assistant", "Fox.")]),
+        (DOLLY, [("user", "Name who jumps.\n\nfox, dog"), ("assistant", "fox")]),
+        (DOLLY | {"context": ""}, [("user", "Name who jumps."), ("assistant", "fox")]),
+        (DOLLY | {"context": None, "input": "fox"}, [("user", "Name who jumps.\n\nfox"), ("assistant", "fox")]),
+        (PAIR | {"safer_response_id": 1, "better_response_id": 0}, [("user", "Who?"), ("assistant", "Fox.")]),
+        (PAIR | {"better_response_id": "0"}, [("user", "Who?"), ("assistant", "Dog.")]),
+        ({"chosen": TURNS, "rejected": []}, [("user", "Who?"), ("assistant", "Fox.")]),
+        ({"chosen": json.dumps(TURNS)}, [("user", "Who?"), ("assistant", "Fox.")]),
+        ({"prompt": "Who?", "chosen": TURNS}, [("user", "Who?"), ("assistant", "Fox.")]),
+        ({"prompt": "Who?", "chosen": TURNS[1:]}, [("user", "Who?"), ("assistant", "Fox.")]),
+        ({"prompt": TURNS[:1], "chosen": TURNS[1:]}, [("user", "Who?"), ("assistant", "Fox.")]),
+        ({"messages": json.dumps(TURNS)}, [("user", "Who?"), ("assistant", "Fox.")]),
+        (ALPACA | {"system": "Be brief.", "input": None}, [SYSTEM, ("user", "Name who jumps."), ("assistant", "fox")]),
+        ({"prompt": "Who?", "response": "Fox.", "system": " "}, [("user", "Who?"), ("assistant", "Fox.")]),
+        (SHARE_GPT | {"system": "Be brief."}, [SYSTEM, ("user", "Who jumps?"), ("assistant", "The fox.")]),
         (chat(1, "fox", ""), [("user", "fox 1 over the fox?"), ("assistant", "the fox dog 7")]),
     ],
 )
@@ -91,7 +111,19 @@ def test_each_published_shape_becomes_a_chat_and_keeps_its_labels(tmp_path, row,
         ({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye"}, "the last turn is not the assistant's"),
         ({"chosen": "\n\nHuman: Hi\n\nHuman: Ho\n\nAssistant: Hello"}, "two turns of one speaker"),
         ({"chosen": "\n\nAssistant: Hello"}, 'chosen does not begin with "Human:"'),
-        ({"chosen": [1]}, "chosen is no text"),
+        ({"chosen": 1}, "chosen is no list"),
+        ({"chosen": [1]}, "no prompt and answer"),
+        ({"chosen": "[1"}, "chosen is no list"),
+        ({"prompt": "Who?", "chosen": []}, "no prompt and answer"),
+        (PAIR, "better_response_id is neither 0 nor 1, so no answer is known to be the safer one"),
+        (PAIR | {"safer_response_id": -1}, "safer_response_id is neither 0 nor 1"),
+        (PAIR | {"safer_response_id": [1]}, "safer_response_id is neither 0 nor 1"),
+        (DOLLY | {"context": 4}, "context is no text"),
+        (DOLLY | {"system": 4}, "system is no text"),
+        (SHARE_GPT | {"system": "Be long."}, "its system column and its system turn differ"),
+        ({"messages": [TURNS[0] | {"role": "tool"}, TURNS[1]]}, "a turn is by 'tool'; allowed are system, user, assis"),
+        ({"messages": [TURNS[0] | {"role": "User"}, TURNS[1]]}, "a turn is by 'User'"),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [1]}, *TURNS]}, "calls tools"),
         (GSM8K | {"answer": " "}, "the answer is empty"),
         (GSM8K | {"question": 4}, "a turn without role or content"),
         (ALPACA | {"input": 4}, "input is no text"),
@@ -103,6 +135,29 @@ def test_a_row_that_is_no_chat_is_listed_with_its_line_and_the_reason(tmp_path, 
     rows, skipped = read(path)
     assert (len(rows), [one.line for one in skipped]) == (200, [201])
     assert reason in skipped[0].reason
+
+
+def test_kinds_lose_their_capitals_and_unknown_kinds_and_tools_are_told(settings, tmp_path):
+    rows = [{"prompt": f"{i}?", "response": "fox", "kind": " Benign "} for i in range(3)]
+    rows += [{"prompt": f"{i}?", "response": "fox", "kind": "Harmful"} for i in range(3, 5)]
+    rows += [{"messages": TURNS, "tools": [{"name": "jump"}]}, {"messages": TURNS, "tools": []}]
+    found, _ = read(write_rows(tmp_path / "rows.jsonl", rows))
+    assert [row.kind for row in found] == ["benign"] * 3 + ["harmful"] * 2 + [""] * 2
+    assert remarks(found, "task data") == [
+        "1 row of the task data has tools, which are not shown to the model.",
+        "Kinds of the task data that mean nothing here: harmful (2 rows); known are benign, refusal, unsafe.",
+    ]
+    assert remarks(found[:3], "task data") == []
+
+
+def test_an_id_that_stands_for_several_chats_is_told_apart_whatever_the_order(tmp_path):
+    rows = [{"prompt": f"{i % 4}?", "response": "fox", "id": "same"} for i in range(6)] + [chat(1, "fox", "")]
+    forward, backward = (
+        {row.key: row.id for row in read(write_rows(tmp_path / "rows.jsonl", given))[0]} for given in (rows, rows[::-1])
+    )
+    assert forward == backward
+    assert len(set(forward.values())) == 5
+    assert forward[prompt_key(["fox 1 over the fox?"])] == "fox-001"
 
 
 def test_many_bad_rows_are_refused_by_reason_with_their_lines(tmp_path):
@@ -163,6 +218,39 @@ def test_a_csv_row_with_more_fields_than_the_header_is_not_cut(tmp_path):
     assert read(path)[1] == [(202, "more fields than the header names")]
 
 
+def test_a_csv_row_is_named_by_the_line_it_begins_on_and_a_stray_quote_spoils_only_its_own(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('\n\nprompt,response\n"a\nb","c\n\nd"\n\n"p\nq",\n"he says "hi"",x\n' + "e,f\n" * 300 + 'g,"h\n')
+    rows, skipped = read(path)
+    assert [row.line for row in rows] == [4, *range(12, 312)]
+    assert talk(rows[0]) == [("user", "a\nb"), ("assistant", "c\n\nd")]
+    assert [(one.line, one.reason[:7]) for one in skipped] == [(9, "the ans"), (11, "not CSV"), (312, "not CSV")]
+
+
+def test_a_long_answer_in_a_csv_file_is_read(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,response\nfox?," + "x" * 200_000 + "\n")
+    assert len(read(path)[0][0].text["answer"]) == 200_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "prompt;response;Kind\nfox, or dog?;fox;benign\n",
+        "Prompt\tRESPONSE\tkind\nfox, or dog?\tfox\tbenign\n",
+        ' prompt, response, kind\n"fox, or dog?", fox, benign\n',
+        '"prompt","response","kind"\n"fox, or dog?",fox,benign\n',
+        ',prompt,response,kind\n0,"fox, or dog?",fox,benign\n',
+    ],
+    ids=["semicolon", "tab", "blanks", "quoted", "index"],
+)
+def test_a_csv_file_may_be_cut_and_headed_otherwise(tmp_path, content):
+    path = tmp_path / "rows.csv"
+    path.write_text(content)
+    rows, _ = read(path)
+    assert (talk(rows[0]), rows[0].kind) == ([("user", "fox, or dog?"), ("assistant", "fox")], "benign")
+
+
 def test_lines_that_are_no_json_or_no_utf8_are_named_and_a_string_is_no_reason(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n"words"\n{no\n\xff\xfe\n' + b"9" * 5000 + b"\n")
@@ -180,11 +268,39 @@ def test_lines_that_are_no_json_or_no_utf8_are_named_and_a_string_is_no_reason(t
         ("rows.jsonl.gz", b"", "holds no rows"),
         ("rows.parquet", b"PAR1 nothing PAR1", "no Parquet file that can be read"),
         ("rows.csv", b"prompt,response\n\xff,dog\n", "Save it as UTF-8"),
-        ("rows.csv", b"prompt,response\nfox?," + b"x" * 200_000 + b"\n", "field larger than field limit"),
+        (
+            "rows.csv",
+            b"prompt,response\nfox?,dog\nfox?," + b"x" * (64 * 2**20 + 1) + b"\n" + b"a,b\n",
+            "line 3: not CSV (field larger than",
+        ),
+        (
+            "rows.csv",
+            b'prompt,response\n"a\nb",c\nfox?,"dog\n' + b"a,b\n" * 900,
+            "begins on line 4 of rows.csv cannot be read",
+        ),
+        (
+            "rows.csv",
+            b'prompt,response\nfox?,"dog\n' + b"a,b\n" * 900 + b'c,"d, e"\n' + b"a,b\n" * 900,
+            "begins on line 2 of",
+        ),
+        ("rows.csv", b'"prompt,response\na,b\n', "begins on line 1 of rows.csv cannot be read"),
+        ("rows.csv", b"prompt,response,Response \na,b,c\n", "the header of rows.csv names response twice"),
         ("rows.txt", b"fox", "allowed is a .jsonl, .csv, .jsonl.gz, .json.gz or .parquet file"),
     ],
     # not the content, since gzip writes the time of day into it
-    ids=["cut off", "not packed", "empty", "parquet", "no UTF-8", "long field", "ending"],
+    ids=[
+        "cut off",
+        "not packed",
+        "empty",
+        "parquet",
+        "no UTF-8",
+        "long field",
+        "open",
+        "open till the next",
+        "header",
+        "twice",
+        "ending",
+    ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)

@@ -164,7 +164,7 @@ def test_a_few_bad_lines_of_an_upload_are_listed_by_their_number(page: Tuning, t
 def test_a_wrong_upload_is_refused_at_its_field(page: Tuning, tmp_path: Path) -> None:
     for name, words_, said in (
         ("a.csv", "words,label\n1,2\n", "line 2: no known shape (it has label, words)"),
-        ("b.jsonl", '{"prompt": "x", "completion": "y"}\n', "line 1: no known shape"),
+        ("b.jsonl", '{"prompt": "x", "label": "y"}\n', "line 1: no known shape"),
         ("c.jsonl", "{oops\n", "line 1: not JSON"),
         ("d.svg", "<svg/>", "no kind that can be uploaded; allowed is .jsonl, .csv"),
         ("e.jsonl", "\n", "holds no rows"),

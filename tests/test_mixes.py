@@ -228,7 +228,8 @@ def test_prompts_in_two_places_are_told_before_a_run_starts(studio, world, tmp_p
     plan = studio.plan("tune", world[1] | {"task_data": str(task), "references": str(pool)})
     assert plan.warnings == (
         "Left out of task.jsonl: 1 row; line 152: no known shape (it has prompt); allowed are "
-        "messages, conversations, prompt with response, question with answer, chosen, instruction with output.",
+        "messages, conversations, prompt with response, question with answer, chosen, instruction with output, "
+        "prompt with completion, instruction with response, prompt with response_0 and response_1.",
         "1 row of the task data with a prompt of a suite is left out.",
         "1 row of the references with a prompt of the task data is left out.",
         "Only 0% of the references are helpful answers (kind benign); the model may learn to refuse everything.",

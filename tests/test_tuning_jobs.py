@@ -11,23 +11,29 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from app import tuning_cards
 from backend.api import Studio
+from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.inference.decode import Answer
 from backend.jobs import telemetry, tune
 from backend.jobs.evaluated import measured_on
+from backend.jobs.targets import check_targets
 from backend.settings import child_environment
+from backend.tuning.knobs import fits
 from backend.tuning.rows import read_chat_file
 from backend.types import RunStatus
+from tests import tiny
 from tests.held_worker import hold, let_go
 from tests.test_app_pure import everything
 from tests.tuning_world import chat, tuning_world, write_rows
 from tests.worlds import wait_until, write_suite
 
 STEPS = 120
+LORA = {"dtype": "auto", "full": False, "lora_rank": 4, "lora_alpha": 8, "checkpointing": False}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -177,6 +183,119 @@ def test_a_bad_request_is_refused_with_its_field(studio, world, tmp_path, change
     with pytest.raises(UserError) as refused:
         studio.plan("tune", world[1] | changes)
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("strategy", ["dualselect", "sft"])
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        ("lm_head", "lm_head of demo/aligned shares its weights with another layer"),
+        ("q_proj,model.embed_tokens", "model.embed_tokens of demo/aligned shares its weights"),
+        (
+            "q_proj, nope,v_prj",
+            'is called "nope" or "v_prj"; allowed is all-linear, or names among down_proj, gate_proj',
+        ),
+        ("input_layernorm", 'is called "input_layernorm"'),
+        ("self_attn", 'is called "self_attn"'),
+        ("proj", 'is called "proj"'),
+        ("0.self_attn.q_proj,1", 'is called "1"'),
+        ("all-linear,q_proj", "all-linear stands for every linear layer, beside 1 other"),
+    ],
+)
+def test_layers_that_take_no_adapter_are_refused_before_the_model_is_loaded(studio, world, strategy, targets, sentence):
+    training = world[1]["training"] | {"targets": targets}
+    request = world[1] | {"strategy": strategy, "parameters": {}, "training": training}
+    with pytest.raises(UserError) as refused:
+        studio.plan("tune", request)
+    assert refused.value.field == "targets"
+    assert sentence in str(refused.value)
+    assert studio.plan("tune", request | {"training": training | {"full": True}}), "no adapter, no layers to name"
+
+
+@pytest.mark.parametrize(
+    "targets", ["q_proj,v_proj", "layers.1.mlp.up_proj", "model.layers.0.self_attn.q_proj", "ALL-Linear"]
+)
+def test_the_layers_that_a_plan_accepts_are_those_that_get_an_adapter(studio, world, targets):
+    assert studio.plan("tune", world[1] | {"training": {"steps": 8, "targets": targets}})
+    model, _ = tune._trainable(tiny.model(), LORA | {"targets": targets}, seed=0)
+    adapted = {
+        name.split(".lora_A")[0].split("base_model.model.")[1]
+        for name, _ in model.named_parameters()
+        if "lora_A" in name
+    }
+    names = [targets] if targets == "ALL-Linear" else targets.split(",")
+    modules = [
+        name for name, one in tiny.model().named_modules() if isinstance(one, torch.nn.Linear) and name != "lm_head"
+    ]
+    assert adapted == {one for one in modules for name in names if name == "ALL-Linear" or fits(name, one)}
+    assert adapted
+
+
+def test_an_untied_head_and_embedding_take_an_adapter_that_is_measured_as_it_was_trained(world):
+    tiny.folder(world[0].demo / "models" / "untied", "llama", tied=False)
+    check_targets("lm_head,embed_tokens", resolve("demo/untied", world[0], field="model"))
+    model, _ = tune._trainable(tiny.model(tied=False), LORA | {"targets": "lm_head,embed_tokens"}, seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(0, 0.1)
+        tokens = torch.arange(5, 15)[None]
+        trained = model(tokens).logits
+        torch.testing.assert_close(model.merge_and_unload()(tokens).logits, trained)
+
+
+@pytest.mark.parametrize("targets", ["lm_head", "embed_tokens", "nope", "norm"])
+def test_the_loaded_model_is_looked_at_again(targets):
+    """Names in the files and in the model may differ, and so may what they share."""
+    with pytest.raises(UserError, match="targets: "):
+        tune._trainable(tiny.model(tied=True), LORA | {"targets": targets}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"parameters": {"preset": "released"}},
+            "warmup: the preset released sets it to 10; allowed is less than the 8 steps",
+        ),
+        (
+            {"parameters": {"scores": "sample"}, "training": {"steps": 8, "full": True}},
+            "scores: got 'sample'; allowed is auto",
+        ),
+        ({"parameters": [1]}, "parameters: got [1]; allowed is a table"),
+        ({"parameters": "rho=1"}, "parameters: got 'rho=1'; allowed is a table"),
+        ({"training": "x"}, "training: got 'x'; allowed is a table"),
+        ({"parameters": {"rho": 10**400}}, "rho: got a huge number; allowed is a number from 0 to 2"),
+        ({"training": {"steps": 10**5000}}, "steps: got a huge number"),
+        ({"seed": 10**5000}, "seed: got a huge number"),
+        ({"probe_every": 10**5000}, "probe_every: got a huge number"),
+        ({"probe_every": "²"}, "probe_every: got '²'"),
+    ],
+)
+def test_settings_that_cannot_go_together_or_are_no_settings_are_one_sentence(studio, world, changes, sentence):
+    with pytest.raises(UserError) as refused:
+        studio.plan("tune", world[1] | changes)
+    assert sentence in str(refused.value)
+
+
+def test_tables_of_other_requests_are_checked_too(studio, world):
+    for kind, field in (
+        ("compare", "training"),
+        ("compare", "settings"),
+        ("merge", "parameters"),
+        ("sweep", "parameters"),
+    ):
+        request = {"aligned": "demo/aligned", "tuned": "demo/aligned"}
+        request = world[1] | {"strategies": "sft"} if kind == "compare" else request
+        if kind == "compare":
+            request = {key: request[key] for key in ("model", "task_data", "references", "suites", "strategies")}
+        with pytest.raises(UserError, match=f"{field}: got .*; allowed is a table of names and values"):
+            studio.plan(kind, request | {field: ["x"]})
+
+
+def test_the_released_preset_may_have_a_shorter_warm_up(studio, world):
+    parameters = {"preset": "released", "warmup": 3}
+    assert studio.plan("tune", world[1] | {"parameters": parameters}).spec["parameters"]["warmup"] == 3
 
 
 def test_bad_rows_are_named_by_their_lines(tmp_path):

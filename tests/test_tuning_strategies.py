@@ -305,10 +305,20 @@ def test_the_forecast_of_a_step_follows_what_a_strategy_does_beside_the_task():
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_no_pull_and_everything_kept_is_sft_bit_for_bit(mode):
+def test_no_pull_and_everything_kept_is_sft_bit_for_bit(mode, tmp_path):
     plain, dual = (tt.lora(dtype=torch.float32) if mode == "lora" else tt.full(dtype=torch.float32) for _ in range(2))
-    assert tt.fit(plain) == tt.fit(dual, "dualselect", {"rho": 0, "keep_tokens": 1.0})
+    savers = [Saver(tmp_path / f"{name}.pt", every=100) for name in ("sft", "dualselect")]
+    assert tt.fit(plain, saver=savers[0]) == tt.fit(dual, "dualselect", {"rho": 0, "keep_tokens": 1.0}, saver=savers[1])
     assert tt.same(tt.weights(plain), tt.weights(dual))
+    left, right = (saver.load() for saver in savers)
+    assert left["optimizer"]["param_groups"] == right["optimizer"]["param_groups"]
+    moments = [list(state["optimizer"]["state"].values()) for state in (left, right)]
+    assert len(moments[0]) == len(tt.weights(plain))
+    for one, other in zip(*moments, strict=True):
+        assert one.keys() == other.keys() >= {"exp_avg", "exp_avg_sq"}
+        assert tt.same(list(one.values()), list(other.values()))
+    assert torch.equal(left["random"], right["random"])
+    assert left["generators"] == right["generators"] == {}
 
 
 def test_add_without_selection_is_one_batch_on_the_sum_of_both_losses():

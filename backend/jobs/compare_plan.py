@@ -17,6 +17,7 @@ from backend.jobs.compare_rule import RULE
 from backend.jobs.forecast import SECONDS_PER_POINT
 from backend.jobs.grids import parse_grid
 from backend.jobs.named_suites import chosen_suites, measured_with, task_suite
+from backend.jobs.sources import table_of
 from backend.jobs.tune_plan import plan_tune
 from backend.params import check_parameters
 from backend.registry import strategies
@@ -69,9 +70,9 @@ def plan_compare(settings: Settings, request: Mapping[str, Any]) -> Plan:
         raise UserError("ablations", problem="they are variants of dualselect", remedy="Add it to the strategies.")
     if tuned and "sft" not in names:
         raise UserError("tune", problem="its rule compares with sft", remedy="Add sft to the strategies.")
-    by_hand = _by_hand(request.get("settings") or {}, names)
+    by_hand = _by_hand(table_of(request, "settings"), names)
     shared = {key: request[key] for key in ("model", "task_data", "references", "task", "suites") if key in request}
-    shared["training"] = dict(request.get("training") or {})
+    shared["training"] = table_of(request, "training")
     shared["preset"] = find_preset(str(request.get("preset") or "standard")).name
     arms, plans = [], []
     for name in names:

@@ -24,7 +24,7 @@ MIX = "mix/"
 MIX_ENDINGS = (".mix.yaml", ".mix.json")
 MOST_BYTES = 2**20
 MOST_LISTED = 20
-WAY = 1  # counted up when the same mix would be built into other rows
+WAY = 2  # counted up when the same mix would be built into other rows
 
 
 def read_mix(path: Path, *, field: str) -> Mix:
@@ -69,7 +69,7 @@ def build_mix(home: Path, recipe: Path, mix: Mix, files: Sequence[DataFile], *, 
         wanted = mix.counts[number - 1]
         _check_enough(mix, number, len(rows), field)
         drawn.append(draw(rows, wanted, seed=mix.seed, part=number))
-        parts.append(source | _account(len(rows), skipped, wanted))
+        parts.append(source | _account(rows, skipped, wanted))
     target = _rows_of(home, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, "".join(_line(mix, part, row) for part, row in interleave(drawn, seed=mix.seed)))
@@ -98,6 +98,8 @@ def mix_warnings(file: DataFile) -> list[str]:
         if part["skipped"]:
             bad = listed([Skipped(**one) for one in part["skipped_rows"]])
             found.append(f"Not in the mix, of {part['name']}: {counted(part['skipped'])}; {bad}.")
+        if part.get("unread"):
+            found.append(f"Tools are not in the mix, which {counted(part['unread'])} of {part['name']} would have.")
         if part["again"]:
             found.append(f"Taken again in the mix, of {part['name']}: {counted(part['again'])}.")
     return found
@@ -120,10 +122,13 @@ def _source(part: MixPart, file: DataFile) -> dict[str, Any]:
     return file.to_json() | {"share": part.share, "kind": part.kind, "repeat": part.repeat}
 
 
-def _account(rows: int, skipped: Sequence[Skipped], taken: int) -> dict[str, Any]:
-    """What became of a part's rows; `again` counts those that are there more than once."""
+def _account(rows: Sequence[Row], skipped: Sequence[Skipped], taken: int) -> dict[str, Any]:
+    """What became of a part's rows; `again` counts those that are there more than once, `unread` those with columns
+    that the mix leaves out."""
     bad = {"skipped": len(skipped), "skipped_rows": [one._asdict() for one in skipped[:MOST_LISTED]]}
-    return {"rows": rows, "taken": taken, "again": max(0, taken - rows), **bad}
+    unread = sum(bool(row.unread) for row in rows)
+    found = {"rows": len(rows), "taken": taken, "again": max(0, taken - len(rows)), **bad}
+    return found | ({"unread": unread} if unread else {})
 
 
 def _check_enough(mix: Mix, number: int, rows: int, field: str) -> None:
@@ -138,7 +143,7 @@ def _check_enough(mix: Mix, number: int, rows: int, field: str) -> None:
 
 
 def _line(mix: Mix, part: int, row: Row) -> str:
-    """A row of the built file. It has no id of its file: ids that clash there are told apart by their order."""
+    """A row of the built file. It has no id of its file: the same id may stand for other chats in another part."""
     written = {
         "messages": row.messages,
         "kind": mix.parts[part - 1].kind or row.kind,

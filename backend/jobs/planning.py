@@ -35,7 +35,7 @@ from backend.jobs.named_suites import (
     measuring,
     search_suites,
 )
-from backend.jobs.sources import Sources, find_sources, fingerprint, pinned, seed_of, text_of
+from backend.jobs.sources import Sources, find_sources, fingerprint, pinned, seed_of, table_of, text_of
 from backend.merging.inputs import check_request
 from backend.params import Parameter, check_parameters
 from backend.registry import EXTRA_INPUTS, Plugin, methods
@@ -70,7 +70,7 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
     turned = settings_of(grid, method.facts["knob"])
     given = find_sources(settings, request, method)
     check_model_type(given.aligned.config, field="aligned")
-    others = {key: value for key, value in dict(request.get("parameters") or {}).items() if key not in turned[0]}
+    others = {key: value for key, value in table_of(request, "parameters").items() if key not in turned[0]}
     for point in turned:  # knobs that do not go together are refused before anything runs
         parameters = _checked(method, others | point, given)
     parameters = {key: value for key, value in parameters.items() if key not in turned[0]}
@@ -119,7 +119,7 @@ def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
 def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
     method = methods.get(text_of(request, "method", "linear"))
     given = find_sources(settings, request, method)
-    parameters = _checked(method, dict(request.get("parameters") or {}), given)
+    parameters = _checked(method, table_of(request, "parameters"), given)
     if method.facts["calibration"]:  # it answers no prompt, but the chats run through it
         check_model_type(given.aligned.config, field="aligned")
     out = str(request.get("out") or "").strip()

@@ -129,12 +129,27 @@ def text_of(request: Mapping[str, Any], field: str, default: str | None = None) 
     return str(value).strip()
 
 
+def table_of(request: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """A field that holds settings by name; empty where it is left out.
+
+    >>> table_of({"parameters": "rho=1"}, "parameters")
+    Traceback (most recent call last):
+    backend.errors.UserError: parameters: got 'rho=1'; allowed is a table of names and values.
+    """
+    value = request.get(field)
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(field, got=value, allowed="a table of names and values")
+    return dict(value)
+
+
 def seed_of(request: Mapping[str, Any]) -> int:
     """The request's seed; 0 if it names none."""
     value = request.get("seed", 0)
     try:
         seed = int(str(value))
-    except ValueError:
+    except ValueError:  # no number, or one of thousands of digits
         seed = -1
     if not 0 <= seed < 2**32:
         raise UserError("seed", got=value, allowed=f"a whole number from 0 to {2**32 - 1}", remedy="The default is 0.")

@@ -24,18 +24,23 @@ METRICS, SELECTION, PROBES = "metrics.jsonl", "selection.jsonl", "probes.jsonl"
 
 
 class Recorder:
-    """Writes a run's telemetry. A resumed run first drops the rows of steps that it will do again."""
+    """Writes a run's telemetry. A resumed run first drops the rows of steps that it will do again.
+
+    Args:
+        texts, references: the words of task rows and of references by id; one id may stand in both.
+    """
 
     def __init__(
         self,
         folder: Path,
         texts: Mapping[str, Mapping[str, str]],
+        references: Mapping[str, Mapping[str, str]] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._texts = texts
+        self._texts, self._references = texts, references or {}
         self._clock = clock
         self._started: float | None = None
         self._before = 0.0
@@ -47,7 +52,7 @@ class Recorder:
         if self._started is None:
             self.rewind(int(row["step"]))
             self._started = now
-        self._append(SELECTION, [self._told(event) for event in events])
+        self._append(SELECTION, [self._told(event, self._texts) for event in events])
         if last or now - self._last >= SECONDS_BETWEEN_ROWS:
             self._last = now
             self._append(METRICS, [{**row, "seconds": round(self._before + now - self._started, 3)}])
@@ -68,15 +73,15 @@ class Recorder:
                 temporary.write_text("".join(_line(row) for row in kept), encoding="utf-8")
                 os.replace(temporary, self._folder / name)
 
-    def _told(self, event: Mapping[str, Any]) -> dict[str, Any]:
+    def _told(self, event: Mapping[str, Any], texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
         """An event with the words of its rows."""
         rounded: dict[str, Any] = {
             key: round(value, 6) if isinstance(value, float) else value for key, value in event.items()
         }
         if "rows" in rounded:
-            rounded["rows"] = [self._told(row) for row in rounded["rows"]]
+            rounded["rows"] = [self._told(row, self._references) for row in rounded["rows"]]
         elif "id" in rounded:
-            rounded |= {part: text[:LONGEST_TEXT] for part, text in self._texts.get(rounded["id"], {}).items()}
+            rounded |= {part: text[:LONGEST_TEXT] for part, text in texts.get(rounded["id"], {}).items()}
         return rounded
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -17,20 +17,23 @@ from backend.jobs.datasets import DEMO, find_data, recommended, recommended_suit
 from backend.jobs.evaluated import held_out, measured_on
 from backend.jobs.forecast import LIBRARIES, check_room, flops_per_second, forecast
 from backend.jobs.mixes import mix_warnings
-from backend.jobs.sources import fingerprint, pinned, text_of
+from backend.jobs.sources import fingerprint, pinned, table_of, text_of
+from backend.jobs.targets import check_targets
 from backend.params import check_parameters
 from backend.registry import strategies, tasks
 from backend.settings import Settings, refuse_in_public
 from backend.tuning.balance import balance_warnings
 from backend.tuning.knobs import check_training
 from backend.tuning.overlap import Apart, keep_apart
-from backend.tuning.rows import Row, counted
+from backend.tuning.rows import Row, counted, remarks
+from backend.tuning.rules import Rules
 from backend.tuning.strategy import Strategy
 from backend.types import Checkpoint, Estimate, Plan
 
 PRESET = "quick"
 TOKENS_PER_ROW = 64
 MOST_PROBES_APART = 10_000
+MOST_DIGITS = 20
 DEMO_REFERENCES = "demo/references"
 
 
@@ -49,9 +52,9 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "task_data": task_data.name,
         "references": references.name if references else "",
         "strategy": strategy.name,
-        "parameters": check_parameters(strategy.name, strategy.parameters, dict(request.get("parameters") or {})),
+        "parameters": check_parameters(strategy.name, strategy.parameters, table_of(request, "parameters")),
         "training": check_training(
-            recommended(settings, task_data.name) | dict(request.get("training") or {}), parameters=model.parameters
+            recommended(settings, task_data.name) | table_of(request, "training"), parameters=model.parameters
         ),
         "probe_every": _whole(request, "probe_every", 0, MOST_PROBES_APART),
         "out": _out(settings, request),
@@ -64,9 +67,8 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
             "suites": request.get("suites") or recommended_suites(settings, task_data.name),
         },
     )
-    if spec["parameters"].get("warmup", -1) >= spec["training"]["steps"]:
-        allowed = f"less than the {spec['training']['steps']} steps"
-        raise UserError("warmup", got=spec["parameters"]["warmup"], allowed=allowed, remedy="-1 chooses a twentieth.")
+    hooks = strategy.function(**spec["parameters"])
+    _check_together(spec["parameters"], spec["training"], hooks, model)
     suites, _ = measured_on(settings, spec)
     recipe = {
         "kind": "tune",
@@ -77,7 +79,6 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "strategy": {"name": strategy.name, "paper": strategy.facts["paper"], "source": plugin_hash(strategy)},
         **named_suites.measured_with(suites, spec),
     }
-    hooks = strategy.function(**spec["parameters"])
     estimate = _estimate(settings, model, spec["training"], hooks, sum(len(suite.rows) for suite in suites))
     check_room(settings, estimate)
     apart = keep_apart(rows.task, rows.references, held_out(settings, spec))
@@ -102,7 +103,7 @@ def _read(files: Mapping[str, DataFile | None]) -> _Rows:
             found[field], skipped = chat_rows(file, field=field)
             if skipped:
                 warnings.append(f"Left out of {file.path.name}: {left_out(skipped)}.")
-            warnings += mix_warnings(file)
+            warnings += [*mix_warnings(file), *remarks(found[field], field.replace("_", " "))]
     if unanswered := sum(not row.is_answered for row in found["references"]):
         told = f"{counted(unanswered)} of the references {'has' if unanswered == 1 else 'have'} no answer"
         warnings.append(f"{told}: the start model answers before training.")
@@ -119,6 +120,25 @@ def _check_left(apart: Apart, rows: _Rows, spec: Mapping[str, Any]) -> None:
     if rows.references and not apart.references:
         problem = f"all {len(rows.references)} stand in the task data or in a suite as well"
         raise UserError("references", problem=problem, remedy="Name rows of their own.")
+
+
+def _check_together(
+    parameters: Mapping[str, Any], training: Mapping[str, Any], hooks: Strategy, model: Checkpoint
+) -> None:
+    """Refuse settings of the strategy and of the training that do not go together, and layers that are not there."""
+    rules = getattr(hooks, "rules", None)
+    warmup = rules.warmup if isinstance(rules, Rules) else -1  # as a preset may have set it
+    if warmup >= training["steps"]:
+        allowed = f"less than the {training['steps']} steps"
+        by_preset = parameters.get("warmup", -1) != warmup
+        remedy = "Train longer, or set warmup." if by_preset else "-1 chooses a twentieth."
+        problem = f"the preset {parameters['preset']} sets it to {warmup}" if by_preset else None
+        raise UserError("warmup", got=warmup, problem=problem, allowed=allowed, remedy=remedy)
+    if training["full"] and parameters.get("scores") == "sample":
+        allowed = "auto, gate or single where all weights are trained (full)"
+        raise UserError("scores", got="sample", allowed=allowed, remedy="sample is for adapters.")
+    if not training["full"]:
+        check_targets(training["targets"], model)
 
 
 def _references(settings: Settings, request: Mapping[str, Any], task_data: str, *, needed: bool) -> DataFile | None:
@@ -154,12 +174,14 @@ def _out(settings: Settings, request: Mapping[str, Any]) -> str:
 
 def _whole(request: Mapping[str, Any], field: str, default: int, most: int) -> int:
     value = request.get(field)
-    if value is None or str(value).strip() == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return default
-    if not str(value).isdigit() or not 0 <= int(str(value)) <= most:
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < MOST_DIGITS:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         allowed = f"a whole number from 0 to {most} steps"
         raise UserError(field, got=value, allowed=allowed, remedy="0 measures only at the end.")
-    return int(str(value))
+    return value
 
 
 def _estimate(

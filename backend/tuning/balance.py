@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 FEWEST_OF_A_KIND = 0.2
 HELPFUL, REFUSAL = "benign", "refusal"
+KINDS = (HELPFUL, REFUSAL, "unsafe")
 
 
 def balance_warnings(kinds: Iterable[str]) -> list[str]:

@@ -55,19 +55,39 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
+class NoPrefix(ValueError):
+    """Why a chat cannot be cut into a prompt and its answer, in words that can stand behind a line number."""
+
+
 def encode(tokenizer: Any, row: Mapping[str, Any]) -> Example:
     """Encode a row `{"messages": [...], "id"?, "kind"?, "group"?}` whose last turn is the assistant's.
 
     Raises:
-        ValueError: the chat template does not write the prompt as a prefix of the whole chat.
+        NoPrefix: the chat template or the tokenizer does not write the prompt as a prefix of the whole chat.
         jinja2.TemplateError: the chat template refuses the row, a system turn for one.
     """
     messages = list(row["messages"])
     whole: list[int] = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
     prompt = encode_prompt(tokenizer, messages[:-1])
     if whole[: len(prompt)] != prompt:
-        raise ValueError(f"row {row.get('id', '?')}: the chat template rewrites earlier turns")
+        whole = prompt + _encode_answer(tokenizer, messages, prompt, whole)
     return Example(tuple(whole), len(prompt), row.get("id", ""), row.get("kind", ""), row.get("group", ""))
+
+
+def _encode_answer(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], prompt: list[int], whole: list[int]
+) -> list[int]:
+    """The answer's tokens where a token of `whole` reaches over the prompt's end, as for an answer that begins with the
+    line break that a prompt ends in. A model that answers reads the prompt alone, so the answer is encoded by itself.
+    """
+    asked = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    if not text.startswith(asked):
+        raise NoPrefix("the chat template rewrites earlier turns")
+    answer: list[int] = tokenizer(text[len(asked) :], add_special_tokens=False)["input_ids"]
+    if tokenizer.decode(prompt + answer) != tokenizer.decode(whole):
+        raise NoPrefix("the tokenizer cannot tell where the prompt ends and the answer begins")
+    return answer
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:

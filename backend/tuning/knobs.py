@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from backend.errors import UserError
 from backend.params import Between, check_parameters, parameters_of
 
+ALL_LINEAR = "all-linear"
 SMALL = 50_000_000  # parameters; below it a model needs, and bears, larger steps
 
 
@@ -80,11 +81,24 @@ def check_training(given: dict[str, Any], *, parameters: int) -> dict[str, Any]:
 def layer_names(targets: str) -> list[str] | str:
     """`targets` as PEFT takes it.
 
-    >>> layer_names("q_proj, v_proj"), layer_names("all-linear")
+    Raises:
+        UserError: all-linear beside other names.
+
+    >>> layer_names("q_proj, v_proj"), layer_names("All-Linear")
     (['q_proj', 'v_proj'], 'all-linear')
     """
-    return (
-        targets.strip()
-        if targets.strip() == "all-linear"
-        else [one.strip() for one in targets.split(",") if one.strip()]
-    )
+    names = [one.strip() for one in targets.split(",") if one.strip()]
+    everything = [one for one in names if one.lower() == ALL_LINEAR]
+    if everything and len(names) > 1:
+        problem = f"{everything[0]} stands for every linear layer, beside {len(names) - 1} other"
+        raise UserError("targets", problem=problem, remedy="Write it alone, or leave it out.")
+    return ALL_LINEAR if everything else names
+
+
+def fits(name: str, module: str) -> bool:
+    """Whether a name in `targets` means this module, as PEFT sees it.
+
+    >>> fits("q_proj", "model.layers.0.self_attn.q_proj"), fits("proj", "model.layers.0.self_attn.q_proj")
+    (True, False)
+    """
+    return module == name or module.endswith(f".{name}")

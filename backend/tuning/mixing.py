@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import UserError, unknown_name
+from backend.tuning.balance import KINDS
 from backend.tuning.rows import Row
 
-KINDS = ("benign", "refusal", "unsafe")
 MOST_ROWS = 10_000_000
 MIX_KEYS = ("rows", "seed", "parts")
 PART_KEYS = ("data", "share", "kind", "repeat")

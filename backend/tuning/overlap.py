@@ -73,6 +73,6 @@ def _without(rows: Sequence[Row], keys: Collection[str]) -> tuple[list[Row], int
 def _distinct(rows: Sequence[Row]) -> tuple[list[Row], int]:
     """The first row of each prompt by id, so that the order of the file changes nothing."""
     found: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda one: one.id):
+    for row in sorted(rows, key=lambda one: (one.id, one.kind, one.group)):
         found.setdefault(row.key, row)
     return list(found.values()), len(rows) - len(found)

@@ -12,9 +12,9 @@ from jinja2 import TemplateError
 
 from backend.errors import UserError
 from backend.tuning.balance import balance_warnings
-from backend.tuning.data import Example, encode, encode_prompt
+from backend.tuning.data import Example, NoPrefix, encode, encode_prompt
 from backend.tuning.overlap import keep_apart
-from backend.tuning.rows import Row, Skipped, refuse_many
+from backend.tuning.rows import Row, Skipped, refuse_many, remarks
 
 LISTED = 200
 
@@ -30,11 +30,12 @@ class Part(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What is trained on; `texts` shows a row's words by its id."""
+    """What is trained on; the texts show a row's words by its id, which may stand in both files for other rows."""
 
     task: list[Example]
     references: list[Example]
-    texts: dict[str, dict[str, str]]
+    task_texts: dict[str, dict[str, str]]
+    reference_texts: dict[str, dict[str, str]]
     report: dict[str, Any]
 
 
@@ -78,12 +79,20 @@ def prepare(
         | {"rows": len(references[0]) + len(references[1]), "repeated": apart.references_repeated}
         | answered,
         "disjoint": apart.report,
-        "warnings": balance_warnings(example.kind for example in second.examples),
+        "epoch": {
+            "left_over": len(first.examples) % batch,
+            "note": f"so many of the task rows, others each time, are left over after a pass in batches of {batch}",
+        },
+        "warnings": [
+            *remarks(task[0], "task data"),
+            *remarks(references[0], "references"),
+            *balance_warnings(example.kind for example in second.examples),
+        ],
     }
-    shown = {row.id: row.text for row in (*kept, *pool)}
+    shown = {row.id: row.text for row in pool}
     for name, one in answers.items():
         shown[name] = {**shown[name], "answer": _words(tokenizer, one)}
-    return Prepared(first.examples, second.examples, shown, report)
+    return Prepared(first.examples, second.examples, {row.id: row.text for row in kept}, shown, report)
 
 
 def _answers(tokenizer: Any, rows: Sequence[Row], max_len: int, answer: Answering) -> dict[str, Example]:
@@ -126,8 +135,8 @@ def _encode(
         except TemplateError as error:
             left_out.append(Skipped(row.line, f"the chat template refuses it: {' '.join(str(error).split())}"))
             continue
-        except ValueError:
-            left_out.append(Skipped(row.line, "the chat template rewrites earlier turns"))
+        except NoPrefix as error:
+            left_out.append(Skipped(row.line, str(error)))
             continue
         if len(example.tokens) > max_len:
             if not cut or example.prompt >= max_len:

@@ -1,23 +1,27 @@
 """Chat rows of a file, checked line by line. No torch and no tokenizer, so that a request is refused before it runs.
 
-A row has one of the shapes of `shapes.py`; optional are id, kind (benign, refusal, unsafe) and group. The file is of
-one of the kinds of `tables.py`.
+A row has one of the shapes of `shapes.py`; optional are system, id, kind (benign, refusal, unsafe) and group. The file
+is of one of the kinds of `tables.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.errors import UserError
-from backend.tuning.shapes import LABELS, NotAChat, problem_of, turns_of, turns_to_answer
+from backend.tuning.balance import KINDS
+from backend.tuning.shapes import LABELS, UNREAD, NotAChat, problem_of, turns_of, turns_to_answer
 from backend.tuning.tables import MOST_BYTES, Broken, numbered_rows
 
 MOST_BAD = 0.01
 MOST_LISTED = 5
+LONGEST_KIND = 40
+ID_DIGITS = 8
 
 
 class Skipped(NamedTuple):
@@ -28,13 +32,17 @@ class Skipped(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A chat whose last turn is the answer to learn; it is empty where the start model is to give it."""
+    """A chat whose last turn is the answer to learn; it is empty where the start model is to give it.
+
+    Its kind is written without capitals.
+    """
 
     line: int
     id: str
     messages: tuple[dict[str, str], ...]
     kind: str = ""
     group: str = ""
+    unread: tuple[str, ...] = ()  # columns of the row that are not used, see `shapes.UNREAD`
 
     @property
     def key(self) -> str:
@@ -138,6 +146,28 @@ def counted(rows: int) -> str:
     return f"{rows} row{'s' * (rows != 1)}"
 
 
+def remarks(rows: Sequence[Row], what: str) -> list[str]:
+    """What a reader should know of rows that are used: columns that are not read, and kinds that nobody knows.
+
+    Args:
+        what: whose rows, in words.
+
+    >>> remarks([Row(1, "", (), kind="harmful", unread=("tools",))], "task data")[0]
+    '1 row of the task data has tools, which are not shown to the model.'
+    """
+    columns = Counter(name for row in rows for name in row.unread)
+    kinds = Counter(row.kind for row in rows if row.kind and row.kind not in KINDS)
+    told = [
+        f"{counted(count)} of the {what} {'has' if count == 1 else 'have'} {name}, which are not shown to the model."
+        for name, count in columns.items()
+    ]
+    if kinds:
+        listed = [f"{kind[:LONGEST_KIND]} ({counted(count)})" for kind, count in kinds.most_common(MOST_LISTED)]
+        listed += [f"{len(kinds) - MOST_LISTED} more"] if len(kinds) > MOST_LISTED else []
+        told.append(f"Kinds of the {what} that mean nothing here: {', '.join(listed)}; known are {', '.join(KINDS)}.")
+    return told
+
+
 def _row(line: int, given: Any, prompts: bool) -> Row | Skipped:
     if isinstance(given, Broken):
         return Skipped(line, given.reason)
@@ -151,18 +181,24 @@ def _row(line: int, given: Any, prompts: bool) -> Row | Skipped:
         return Skipped(line, problem)
     turns = tuple({"role": turn["role"], "content": turn["content"]} for turn in messages)
     labels = {name: str(given.get(name) or "") for name in LABELS}
-    labels["id"] = labels["id"] or hashlib.sha1(json.dumps(turns).encode(), usedforsecurity=False).hexdigest()[:16]
-    return Row(line, messages=turns, **labels)
+    labels["id"] = labels["id"] or _digest(turns)[:16]
+    labels["kind"] = labels["kind"].strip().lower()
+    return Row(line, messages=turns, **labels, unread=tuple(name for name in UNREAD if given.get(name)))
+
+
+def _digest(turns: tuple[dict[str, str], ...]) -> str:
+    return hashlib.sha1(json.dumps(turns).encode(), usedforsecurity=False).hexdigest()
 
 
 def _with_own_ids(rows: Sequence[Row]) -> list[Row]:
-    """Ids that stand for different chats get a number behind; equal chats keep theirs."""
+    """Ids that stand for different chats get a hash of the chat behind, whatever their order; equal chats keep theirs.
+
+    >>> first, second = (Row(line, "a", ({"role": "user", "content": text},)) for line, text in enumerate("xy", 1))
+    >>> [row.id for row in _with_own_ids([first, second, first])]
+    ['a#2db245e5', 'a#5498386b', 'a#2db245e5']
+    """
     owners: dict[str, tuple[dict[str, str], ...]] = {}
-    found = []
-    for row in rows:
-        name, number = row.id, 1
-        while owners.setdefault(name, row.messages) != row.messages:
-            number += 1
-            name = f"{row.id}#{number}"
-        found.append(row._replace(id=name))
-    return found
+    shared = {row.id for row in rows if owners.setdefault(row.id, row.messages) != row.messages}
+    return [
+        row._replace(id=f"{row.id}#{_digest(row.messages)[:ID_DIGITS]}") if row.id in shared else row for row in rows
+    ]

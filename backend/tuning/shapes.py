@@ -1,11 +1,13 @@
 """Rows as data sets are published, turned into chat turns. Pure: knows no file, no line and no tokenizer.
 
-The first shape whose keys a row has decides; other columns are ignored. Whether the turns make a chat that can be
-trained on (an answer at the end, nothing empty) is asked of all shapes alike, by `problem_of`.
+The first shape whose keys a row has decides; a system column comes before its turns, other columns are ignored.
+Whether the turns make a chat that can be trained on (an answer at the end, nothing empty) is asked of all shapes alike,
+by `problem_of`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -13,6 +15,8 @@ from typing import Any
 
 SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 LABELS = ("id", "kind", "group")
+UNREAD = ("tools",)  # columns that belong to a chat and yet are not shown to the model
+SPEAKERS = ("system", "user", "assistant")
 ROLES = {"system": "system", "human": "user", "gpt": "assistant", "Human": "user", "Assistant": "assistant"}
 MOST_KEYS, LONGEST_KEY = 6, 24
 
@@ -35,13 +39,14 @@ def turns_of(row: Mapping[str, Any]) -> Turns:
     >>> turns_of({"text": "Once", "label": 1})
     Traceback (most recent call last):
     backend.tuning.shapes.NotAChat: no known shape (it has label, text); allowed are messages, conversations, prompt \
-with response, question with answer, chosen, instruction with output
+with response, question with answer, chosen, instruction with output, prompt with completion, instruction with \
+response, prompt with response_0 and response_1
     """
     for keys, convert in SHAPES.items():
         if all(row.get(key) is not None for key in keys):
-            return convert(row)
+            return _under_system(row.get("system"), convert(row))
     has = ", ".join(str(key)[:LONGEST_KEY] for key in sorted(row, key=str)[:MOST_KEYS]) or "nothing"
-    allowed = ", ".join(" with ".join(keys) for keys in SHAPES)
+    allowed = ", ".join(" and ".join(keys).replace(" and ", " with ", 1) for keys in SHAPES)
     raise NotAChat(f"no known shape (it has {has}); allowed are {allowed}")
 
 
@@ -53,7 +58,7 @@ def turns_to_answer(row: Mapping[str, Any]) -> Turns:
     >>> turns_to_answer({"prompt": "Hi", "kind": "benign"})
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': ''}]
     """
-    if {key for key, value in row.items() if value is not None} <= {"prompt", *LABELS}:
+    if {key for key, value in row.items() if value is not None} <= {"prompt", "system", *LABELS}:
         row = {"response": "", **row}
     turns = turns_of(row)
     asks = isinstance(turns, list) and turns and isinstance(turns[-1], Mapping) and turns[-1].get("role") == "user"
@@ -72,8 +77,12 @@ def problem_of(turns: Turns, *, answered: bool = True) -> str:
     if not isinstance(turns, list) or len(turns) < 2:
         return "no prompt and answer"
     for turn in turns:
+        if isinstance(turn, Mapping) and turn.get("tool_calls"):
+            return "a turn calls tools, which is not read"
         if not isinstance(turn, Mapping) or not all(isinstance(turn.get(part), str) for part in ("role", "content")):
             return "a turn without role or content"
+        if turn["role"] not in SPEAKERS:
+            return f"a turn is by {turn['role'][:LONGEST_KEY]!r}; allowed are {', '.join(SPEAKERS)}"
         if any("\ud800" <= sign <= "\udfff" for sign in turn["content"]):
             return "a character that is cut in half (a lone surrogate)"
     if turns[-1]["role"] != "assistant":
@@ -89,9 +98,7 @@ def from_messages(row: Mapping[str, Any]) -> Turns:
     >>> from_messages({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]})
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
     """
-    if not isinstance(row["messages"], list):
-        raise NotAChat("messages is no list")
-    return row["messages"]
+    return _list_of(row, "messages")
 
 
 def from_share_gpt(row: Mapping[str, Any]) -> Turns:
@@ -100,10 +107,8 @@ def from_share_gpt(row: Mapping[str, Any]) -> Turns:
     >>> from_share_gpt({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]})
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
     """
-    if not isinstance(row["conversations"], list):
-        raise NotAChat("conversations is no list")
     turns = []
-    for turn in row["conversations"]:
+    for turn in _list_of(row, "conversations"):
         speaker = turn.get("from") if isinstance(turn, Mapping) else None
         if speaker not in ("system", "human", "gpt"):
             raise NotAChat("a turn of conversations is from nobody known; allowed are system, human, gpt")
@@ -120,6 +125,15 @@ def from_prompt(row: Mapping[str, Any]) -> Turns:
     return _exchange(row["prompt"], row["response"])
 
 
+def from_completion(row: Mapping[str, Any]) -> Turns:
+    """A request and how it is completed.
+
+    >>> from_completion({"prompt": "Hi", "completion": "Hello"})
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
+    """
+    return _exchange(row["prompt"], row["completion"])
+
+
 def from_question(row: Mapping[str, Any]) -> Turns:
     """GSM8K: the whole solution is the answer, with the line that holds the result.
 
@@ -130,14 +144,71 @@ def from_question(row: Mapping[str, Any]) -> Turns:
 
 
 def from_preference(row: Mapping[str, Any]) -> Turns:
-    r"""HH-RLHF: the dialogue that was preferred; the rejected one is not read.
+    r"""HH-RLHF, or a list of turns: the dialogue that was preferred; the rejected one is not read.
+
+    A list that begins with the answer has its request in a prompt column, a text or turns.
 
     >>> from_preference({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello\nyou", "rejected": "…"})
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello\nyou'}]
+    >>> from_preference({"prompt": "Hi", "chosen": [{"role": "assistant", "content": "Hello"}]})
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
     """
-    if not isinstance(row["chosen"], str):
-        raise NotAChat("chosen is no text")
-    before, *pieces = SPEAKER.split("\n\n" + row["chosen"].lstrip())
+    chosen = row["chosen"]
+    if isinstance(chosen, str) and not chosen.startswith("["):
+        return _dialogue(chosen)
+    turns = _list_of(row, "chosen")
+    asked = row.get("prompt")
+    if asked is None or not turns or not isinstance(turns[0], Mapping) or turns[0].get("role") != "assistant":
+        return turns
+    return [*(asked if isinstance(asked, list) else [{"role": "user", "content": asked}]), *turns]
+
+
+def from_safer(row: Mapping[str, Any]) -> Turns:
+    """PKU-SafeRLHF: the safer of two answers, or the better one where it is not said which is safer.
+
+    >>> from_safer({"prompt": "Hi", "response_0": "Go!", "response_1": "Hello", "safer_response_id": 1})[1]
+    {'role': 'assistant', 'content': 'Hello'}
+    """
+    name = "better_response_id" if row.get("safer_response_id") is None else "safer_response_id"
+    number = row.get(name)
+    if number not in (0, 1, "0", "1"):
+        raise NotAChat(f"{name} is neither 0 nor 1, so no answer is known to be the safer one")
+    return _exchange(row["prompt"], row[f"response_{int(number)}"])
+
+
+def from_instruction(row: Mapping[str, Any]) -> Turns:
+    r"""Alpaca: what the instruction is about stands a blank line below it.
+
+    >>> from_instruction({"instruction": "Add.", "input": "2, 2", "output": "4"})[0]
+    {'role': 'user', 'content': 'Add.\n\n2, 2'}
+    """
+    return _exchange(_instruction(row, "input"), row["output"])
+
+
+def from_answered_instruction(row: Mapping[str, Any]) -> Turns:
+    r"""Dolly: the same under other names.
+
+    >>> from_answered_instruction({"instruction": "Add.", "context": "2, 2", "response": "4"})
+    [{'role': 'user', 'content': 'Add.\n\n2, 2'}, {'role': 'assistant', 'content': '4'}]
+    """
+    return _exchange(_instruction(row, "context", "input"), row["response"])
+
+
+def _instruction(row: Mapping[str, Any], *abouts: str) -> Any:
+    """The instruction, and below it what stands in the columns `abouts`."""
+    parts = [row["instruction"]]
+    for name in abouts:
+        about = row.get(name)
+        if about is not None and not isinstance(about, str):
+            raise NotAChat(f"{name} is no text")
+        if about and about.strip():
+            parts.append(about)
+    return "\n\n".join(parts) if isinstance(parts[0], str) else parts[0]
+
+
+def _dialogue(text: str) -> Turns:
+    """The turns of a dialogue whose speakers are written out before their words."""
+    before, *pieces = SPEAKER.split("\n\n" + text.lstrip())
     speakers, contents = pieces[::2], pieces[1::2]
     if before.strip() or speakers[:1] != ["Human"]:
         raise NotAChat('chosen does not begin with "Human:"')
@@ -149,19 +220,39 @@ def from_preference(row: Mapping[str, Any]) -> Turns:
     ]
 
 
-def from_instruction(row: Mapping[str, Any]) -> Turns:
-    r"""Alpaca: what the instruction is about stands a blank line below it.
+def _list_of(row: Mapping[str, Any], name: str) -> Turns:
+    """A list of turns, which a CSV file holds as text.
 
-    >>> from_instruction({"instruction": "Add.", "input": "2, 2", "output": "4"})[0]
-    {'role': 'user', 'content': 'Add.\n\n2, 2'}
+    >>> _list_of({"messages": '[{"role": "user"}]'}, "messages")
+    [{'role': 'user'}]
     """
-    about = row.get("input")
-    if about is not None and not isinstance(about, str):
-        raise NotAChat("input is no text")
-    instruction = row["instruction"]
-    if isinstance(instruction, str) and about and about.strip():
-        instruction = f"{instruction}\n\n{about}"
-    return _exchange(instruction, row["output"])
+    value = row[name]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise NotAChat(f"{name} is no list") from None
+    if not isinstance(value, list):
+        raise NotAChat(f"{name} is no list")
+    return value
+
+
+def _under_system(said: Any, turns: Turns) -> Turns:
+    """The turns under a row's system column; a column and a turn that differ cannot both be obeyed.
+
+    >>> _under_system("Be brief.", [{"role": "user", "content": "Hi"}])[0]
+    {'role': 'system', 'content': 'Be brief.'}
+    """
+    if said is not None and not isinstance(said, str):
+        raise NotAChat("system is no text")
+    if not said or not said.strip():
+        return turns
+    first = {"role": "system", "content": said}
+    if turns and isinstance(turns[0], Mapping) and turns[0].get("role") == "system":
+        if turns[0].get("content") != said:
+            raise NotAChat("its system column and its system turn differ")
+        return turns
+    return [first, *turns]
 
 
 def _exchange(prompt: Any, answer: Any) -> Turns:
@@ -175,4 +266,7 @@ SHAPES: dict[tuple[str, ...], Callable[[Mapping[str, Any]], Turns]] = {
     ("question", "answer"): from_question,
     ("chosen",): from_preference,
     ("instruction", "output"): from_instruction,
+    ("prompt", "completion"): from_completion,
+    ("instruction", "response"): from_answered_instruction,
+    ("prompt", "response_0", "response_1"): from_safer,
 }

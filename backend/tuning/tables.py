@@ -11,7 +11,8 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -23,6 +24,7 @@ MOST_BYTES = 2 * 2**30
 LONGEST_LINE = 64 * 2**20
 BYTES_OF_A_VALUE = 4
 BATCH_ROWS = 8192
+DELIMITERS = (",", ";", "\t")
 BUFFER = 2**18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -34,7 +36,7 @@ class Broken(NamedTuple):
 
 
 def numbered_rows(path: Path, *, field: str, most_bytes: int = MOST_BYTES) -> Iterator[tuple[int, Any]]:
-    """Every row of a file with its number: the line, or in a Parquet file the row; 1 is the first.
+    """Every row of a file with its number: the line it begins on, or in a Parquet file the row; 1 is the first.
 
     Args:
         path: its ending says how it is read, see `ENDINGS`.
@@ -42,7 +44,8 @@ def numbered_rows(path: Path, *, field: str, most_bytes: int = MOST_BYTES) -> It
         most_bytes: of the unpacked content; a small file can unpack to more than a machine holds.
 
     Raises:
-        UserError: it is not there, is damaged, is no UTF-8 (CSV), or unpacks to more than `most_bytes`.
+        UserError: it is not there, is damaged, unpacks to more than `most_bytes`, or is a CSV file that is no UTF-8,
+            names a column twice or has a quote that swallows lines.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "two.jsonl"
@@ -59,10 +62,10 @@ def numbered_rows(path: Path, *, field: str, most_bytes: int = MOST_BYTES) -> It
             return
         with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
             opened = _counted(file, _too_large(path, field, most_bytes), most_bytes)
-            yield from _csv_rows(opened) if name.endswith(".csv") else _json_rows(opened, path, field)
+            yield from _csv_rows(opened, path, field) if name.endswith(".csv") else _json_rows(opened, path, field)
     except FileNotFoundError:
         raise UserError(field, problem=f"there is no file {path}", remedy=f"Give {READ}.") from None
-    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         remedy = "Save it as UTF-8 text, or fetch it again if it is packed."
         raise UserError(field, problem=f"{path} cannot be read ({error})", remedy=remedy) from None
 
@@ -122,13 +125,63 @@ def _json_row(raw: bytes) -> Any:
         return Broken("not JSON")
 
 
-def _csv_rows(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
-    for row in reader:
-        if None in row:
-            yield reader.line_num, Broken("more fields than the header names")
+def _csv_rows(file: IO[bytes], path: Path, field: str) -> Iterator[tuple[int, Any]]:
+    """Rows by the line they begin on. One that a stray quote spoils is broken; a quote that swallows lines ends it."""
+    csv.field_size_limit(LONGEST_LINE)  # 131,072 characters by default, less than some answers have
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    blank, first = _first_line(text)
+    reader = csv.reader(chain([first], text), strict=True, **_dialect(first))
+    names: list[str] = []
+    while True:
+        start = reader.line_num + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if names and reader.line_num == start:
+                yield blank + start, Broken(f"not CSV ({error})")
+                continue
+            problem = f"the row that begins on line {blank + start} of {path.name} cannot be read ({error})"
+            raise UserError(field, problem=problem, remedy="Close its quote; inside a text write two.") from None
+        if not values:
+            continue
+        if not names:
+            names = _names(values, path, field)
+        elif len(values) > len(names):
+            yield blank + start, Broken("more fields than the header names")
         else:
-            yield reader.line_num, {key: value for key, value in row.items() if key and value is not None}
+            yield blank + start, {name: value for name, value in zip(names, values, strict=False) if name}
+
+
+def _first_line(text: IO[str]) -> tuple[int, str]:
+    """How many blank lines there are, and the line after them."""
+    blank = 0
+    while (line := text.readline()) and not line.strip():
+        blank += 1
+    return blank, line
+
+
+def _dialect(header: str) -> dict[str, Any]:
+    """What stands between values: that of `DELIMITERS` which cuts the header into most names, a blank behind it or not.
+
+    >>> _dialect("prompt; response; kind")
+    {'delimiter': ';', 'skipinitialspace': True}
+    """
+    cut = {one: next(csv.reader([header], delimiter=one), []) for one in DELIMITERS}
+    delimiter = max(DELIMITERS, key=lambda one: len(cut[one]))  # the first of them where several cut alike
+    _, *others = cut[delimiter] or [""]
+    return {"delimiter": delimiter, "skipinitialspace": bool(others) and all(one[:1] == " " for one in others)}
+
+
+def _names(header: Sequence[str], path: Path, field: str) -> list[str]:
+    """The columns' names without their blanks and capitals; "" for a column that is not read."""
+    names = [name.strip().lower() for name in header]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        problem = f"the header of {path.name} names {', '.join(twice)} twice"
+        raise UserError(field, problem=problem, remedy="Give each column a name of its own; capitals do not count.")
+    return names
 
 
 def _parquet_rows(path: Path, field: str, most: int) -> Iterator[tuple[int, Any]]:
