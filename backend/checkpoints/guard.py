@@ -6,17 +6,17 @@ recipe. No torch, and no weights but those of small integer tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from backend.checkpoints.adapter import updates_of
+from backend.checkpoints.adapter import Update, head_follows, updates_of
 from backend.checkpoints.config import text_part
 from backend.checkpoints.headers import FLOATS
 from backend.checkpoints.inspect import main_dtype
 from backend.checkpoints.kinship import NOT_A_CHILD, relative_change
 from backend.checkpoints.space import size_words
 from backend.checkpoints.tokenizer import chat_template
-from backend.checkpoints.tying import EMBEDDINGS, HEADS, find_ends, is_tied, same_bytes
+from backend.checkpoints.tying import EMBEDDINGS, HEADS, Ends, find_ends, is_tied, same_bytes
 from backend.checkpoints.vocabularies import only_rows, vocabulary_findings
 from backend.errors import UserError
 from backend.types import Checkpoint, Estimate, Finding
@@ -152,7 +152,7 @@ def _adapter(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
     if ends:
         shapes.setdefault(ends.head, shapes[ends.embedding])
     try:
-        updates = updates_of(tuned, shapes)
+        updates = updates_of(tuned, aligned.tensors)
         for update in updates.values():
             update.check_fit(tuned, shapes[update.target])
     except UserError as error:
@@ -166,6 +166,20 @@ def _adapter(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
             "the shapes fit: make sure that it was trained on this one."
         )
         yield Finding("warning", "tuned", sentence)
+    if ends and _parts_from_head(updates, aligned, tuned, ends):
+        changed = next(name for name in ends if name in updates)
+        sentence = (
+            f"the aligned model ties its output head to the embedding, but the adapter changes `{changed}` without "
+            "ensure_weight_tying: the merged model gets a head of its own, as in PEFT."
+        )
+        yield Finding("warning", "tuned", sentence)
+
+
+def _parts_from_head(updates: Mapping[str, Update], aligned: Checkpoint, adapter: Checkpoint, ends: Ends) -> bool:
+    """Whether embedding and head, one tensor in the aligned model, are two with the adapter."""
+    if ends.head in aligned.tensors:
+        return False
+    return ends.head in updates or (ends.embedding in updates and not head_follows(adapter, ends))
 
 
 def _names(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
