@@ -26,7 +26,7 @@ from backend.checkpoints.writer import FolderWriter, Slot
 from backend.errors import Cancelled, RunFailed, UserError
 from backend.inference.model import load as load_responder
 from backend.merging.engine import merge_to_folder, merged_tensors
-from backend.merging.inputs import Models
+from backend.merging.inputs import Models, check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from backend.types import Checkpoint
@@ -254,6 +254,24 @@ def test_an_adapter_in_memory_equals_its_folder_and_holds_only_what_it_changes(
     assert open_source(pair.tuned, pair.aligned).changed_names() == {
         name for name in pair.aligned.tensors if "q_proj.weight" in name
     }
+
+
+@pytest.mark.parametrize("name", ["linear", "ties", "slerp", "della", "karcher", "arcee_fusion", "passthrough"])
+@pytest.mark.parametrize("shape", [(0,), (0, 8), (8, 0)], ids=str)
+def test_a_tensor_without_elements_stays_one(make, tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    first = make()
+    for checkpoint in (first.aligned, first.tuned):
+        path = checkpoint.folder / "model.safetensors"
+        save_file({"model.empty": torch.zeros(shape), **load_file(path)}, path)
+    pair = Pair(resolve_again(first.aligned), resolve_again(first.tuned))
+    method = methods.get(name)
+    knobs = check_request(method, {})
+    recipe = merge_to_folder(pair.aligned, pair.tuned, method, knobs, tmp_path / "out")
+    made = load_file(tmp_path / "out/model.safetensors")
+    assert made["model.empty"].shape == shape
+    target = {key: torch.empty_like(tensor) for key, tensor in made.items()}
+    assert pair.resident().write_into(target, method, knobs) == recipe["effective"]
+    assert same(target, made)
 
 
 def test_an_adapter_alone_is_no_source(make_lora) -> None:

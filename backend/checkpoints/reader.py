@@ -61,7 +61,7 @@ class Scratch(threading.local):
 
     def part(self, number: int, elements: int) -> bytearray:
         """Room for that many elements of any dtype; what is never written takes no memory."""
-        if len(self._parts.get(number, b"")) < WIDEST * elements:
+        if number not in self._parts or len(self._parts[number]) < WIDEST * elements:
             self._parts[number] = bytearray(WIDEST * elements)
         return self._parts[number]
 
