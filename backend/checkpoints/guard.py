@@ -14,6 +14,7 @@ from backend.checkpoints.config import text_part
 from backend.checkpoints.headers import FLOATS
 from backend.checkpoints.inspect import main_dtype
 from backend.checkpoints.kinship import NOT_A_CHILD, relative_change
+from backend.checkpoints.names import is_derived
 from backend.checkpoints.space import size_words
 from backend.checkpoints.tokenizer import chat_template
 from backend.checkpoints.tying import EMBEDDINGS, HEADS, Ends, find_ends, is_tied, same_bytes
@@ -184,13 +185,22 @@ def _parts_from_head(updates: Mapping[str, Update], aligned: Checkpoint, adapter
 
 def _names(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
     ends = find_ends(aligned.tensors) or find_ends(tuned.tensors)
-    optional = {ends.head} if ends else set()
-    for here, there, absent in ((aligned, tuned, "fine-tuned"), (tuned, aligned, "aligned")):
-        lost = [name for name in here.tensors if name not in there.tensors and name not in optional]
+    head = ends.head if ends else ""
+    sides = ((aligned, tuned, "aligned", "fine-tuned"), (tuned, aligned, "fine-tuned", "aligned"))
+    for here, there, present, absent in sides:
+        missing = [name for name in here.tensors if name not in there.tensors]
+        lost = [name for name in missing if name != head and not is_derived(name)]
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            sentence = f"the {absent} model has no tensor `{lost[0][:120]}`{more}: pick a pair of one architecture."
-            yield Finding("error", "tuned", sentence)
+            known = {name.split(".")[0] for name in there.tensors}
+            part = lost[0].split(".")[0]
+            remedy = "pick a pair of one architecture"
+            if not any(name.split(".")[0] in known for name in lost):
+                remedy = (
+                    f"if `{part[:60]}` is only a head for training, as of a value or reward, save the {present} model "
+                    f"again without it; else {remedy}"
+                )
+            yield Finding("error", "tuned", f"the {absent} model has no tensor `{lost[0][:120]}`{more}: {remedy}.")
 
 
 def _shapes(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
