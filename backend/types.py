@@ -119,7 +119,8 @@ class Inspection:
 class LayerChange:
     """How fine-tuning moved one module of one layer; `layer` is None outside the language model's layers.
 
-    `tower` is "vision" or "audio" for what sees or hears, all of its layers together. `distance` is ‖δ‖/‖θ0‖ and `cosine` cos(δ, θ0), −1 … 1; None where a length is 0.
+    `tower` is "vision" or "audio" for what sees or hears, all of its layers together. `distance` is ‖δ‖/‖θ0‖ and
+    `cosine` cos(δ, θ0), −1 … 1; None where a length is 0.
     """
 
     layer: int | None

@@ -356,6 +356,22 @@ def test_the_donor_gives_tokenizer_and_template(make, tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path / "theirs").chat_template == "{{ 'other' }}"
 
 
+@pytest.mark.parametrize("donor", ["aligned", "fine_tuned"])
+def test_what_prepares_images_and_older_tokenizers_come_along_without_code(make, tmp_path: Path, donor: Any) -> None:
+    pair = make()
+    ours, theirs = pair.aligned.folder, pair.tuned.folder
+    for folder in (ours, theirs):
+        (folder / "tokenizer.json").unlink()
+    images = {"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 28}}
+    (ours / "preprocessor_config.json").write_text(json.dumps(images | {"auto_map": {"AutoProcessor": "evil.Code"}}))
+    (ours / "processor_config.json").write_text('{"processor_class": "Gemma3Processor"}')
+    (theirs / "tekken.json").write_text('{"config": {}}')
+    pair.into(tmp_path / "out", 0.5, donor=donor)
+    assert json.loads((tmp_path / "out/preprocessor_config.json").read_text()) == images
+    assert (tmp_path / "out/processor_config.json").is_file()
+    assert (tmp_path / "out/tekken.json").read_text() == '{"config": {}}'
+
+
 def test_a_cancelled_merge_leaves_nothing(make, tmp_path: Path) -> None:
     calls = iter(range(100))
     with pytest.raises(Cancelled):
