@@ -13,7 +13,7 @@ from backend.checkpoints.adapter import Update, head_follows, updates_of
 from backend.checkpoints.config import text_part
 from backend.checkpoints.headers import FLOATS
 from backend.checkpoints.inspect import main_dtype
-from backend.checkpoints.kinship import NOT_A_CHILD, relative_change
+from backend.checkpoints.kinship import NOT_A_CHILD, relative_change, relative_step
 from backend.checkpoints.names import is_derived
 from backend.checkpoints.space import size_words
 from backend.checkpoints.tokenizer import chat_template
@@ -174,6 +174,7 @@ def _adapter(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
             "ensure_weight_tying: the merged model gets a head of its own, as in PEFT."
         )
         yield Finding("warning", "tuned", sentence)
+    yield from _distance(relative_step(aligned, tuned, updates))
 
 
 def _parts_from_head(updates: Mapping[str, Update], aligned: Checkpoint, adapter: Checkpoint, ends: Ends) -> bool:
@@ -261,7 +262,10 @@ def _kinship(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
     if aligned.folder == tuned.folder:
         yield Finding("warning", "tuned", "both ends are the same checkpoint: every merge of them is that model again.")
         return
-    change = relative_change(aligned, tuned)
+    yield from _distance(relative_change(aligned, tuned))
+
+
+def _distance(change: float | None) -> Iterator[Finding]:
     if change is not None and change > NOT_A_CHILD:
         sentence = (
             f"the fine-tuned weights differ from the aligned ones by {change:.2f} times their size (a sample), more "
