@@ -87,7 +87,7 @@ def test_the_command_prints_a_table_or_json(studio, settings, capsys, monkeypatc
     assert "gate" in printed
     assert main(["inspect", "aligned", "lora", "--layers", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert {"layer", "module", "distance", "cosine", "parameters"} == set(document["layers"][0])
+    assert {"layer", "tower", "module", "distance", "cosine", "parameters"} == set(document["layers"][0])
     assert main(["inspect", "aligned", "--layers"]) == 2
 
 
