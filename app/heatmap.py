@@ -21,16 +21,16 @@ def heatmap(changes: Sequence[LayerChange], what: str = "distance") -> dict[str,
 
     A module that did not move has distance 0 and no cosine; one that a layer does not have is left out.
     """
-    cells = {(one.layer, one.module): one for one in changes}
+    cells = {(one.tower, one.layer, one.module): one for one in changes}
     modules = sorted(dict.fromkeys(one.module for one in changes), key=_place)
-    layers = sorted({one.layer for one in changes}, key=lambda layer: -1 if layer is None else layer)
-    rows = [[cells.get((layer, module)) for module in modules] for layer in layers]
+    layers = sorted({(one.tower, one.layer) for one in changes}, key=_depth)
+    rows = [[cells.get((*layer, module)) for module in modules] for layer in layers]
     values = [[_value(one, what) for one in row] for row in rows]
     largest = max((abs(value) for row in values for value in row if value is not None), default=0) or 1
     trace: dict[str, Any] = {
         "type": "heatmap",
         "x": modules,
-        "y": [_layer(layer) for layer in layers],
+        "y": [_layer(*layer) for layer in layers],
         "z": values,
         "zmin": 0 if what == "distance" else -largest,
         "zmax": largest,
@@ -71,8 +71,14 @@ def _place(module: str) -> tuple[int, str]:
     return (ORDER.index(module), "") if module in ORDER else (ORDER.index("norms"), module)
 
 
-def _layer(layer: int | None) -> str:
-    return "outside" if layer is None else f"layer {layer}"
+def _depth(row: tuple[str, int | None]) -> tuple[str, int]:
+    """Outside the layers first, towers that see or hear last."""
+    tower, layer = row
+    return tower, -1 if layer is None else layer
+
+
+def _layer(tower: str, layer: int | None) -> str:
+    return tower or ("outside" if layer is None else f"layer {layer}")
 
 
 def _layout(height: int, title: str) -> dict[str, Any]:

@@ -234,8 +234,7 @@ def moved(one: LayerChange | None) -> str:
     """
     if one is None:
         return ""
-    where = plain(one.module) + (f", layer {one.layer}" if one.layer is not None else ", outside the layers")
-    lines = [f"<b>{where}</b>"]
+    lines = [f"<b>{plain(one.module)}, {_where(one)}</b>"]
     lines.append("no length to compare with" if one.distance is None else _moved_by(one.distance))
     if one.cosine is not None:
         lines.append(f"cosine with the aligned weights {one.cosine:+.3f}".replace("-", "−"))
@@ -246,6 +245,12 @@ def _moved_by(distance: float) -> str:
     return f"moved by {100 * distance:.3g} % of its length" if distance else "not moved"
 
 
+def _where(one: LayerChange) -> str:
+    if one.layer is not None:
+        return f"layer {one.layer}"
+    return f"the {one.tower} tower" if one.tower else "outside the layers"
+
+
 def moved_most(changes: Sequence[LayerChange]) -> str:
     """The heat map in a sentence."""
     known = [one for one in changes if one.distance is not None]
@@ -253,9 +258,8 @@ def moved_most(changes: Sequence[LayerChange]) -> str:
         return "The two models have the same weights."
     most = max(known, key=lambda one: one.distance or 0)
     still = sorted({one.module for one in known} - {one.module for one in known if one.distance})
-    where = f"layer {most.layer}" if most.layer is not None else "outside the layers"
     rest = f" Not moved at all: {', '.join(still)}." if still else ""
-    return f"Largest change: {most.module}, {where}, by {100 * (most.distance or 0):.3g} % of its length.{rest}"
+    return f"Largest change: {most.module}, {_where(most)}, by {100 * (most.distance or 0):.3g} % of its length.{rest}"
 
 
 def search_result(result: Mapping[str, Any]) -> str:

@@ -117,9 +117,10 @@ class Inspection:
 
 @dataclass(frozen=True)
 class LayerChange:
-    """How fine-tuning moved one module of one layer; `layer` is None outside the layers.
+    """How fine-tuning moved one module of one layer; `layer` is None outside the language model's layers.
 
-    `distance` is ‖δ‖/‖θ0‖ and `cosine` cos(δ, θ0), −1 … 1; None where a length is 0.
+    `tower` is "vision" or "audio" for what sees or hears, all of its layers together. `distance` is ‖δ‖/‖θ0‖ and
+    `cosine` cos(δ, θ0), −1 … 1; None where a length is 0.
     """
 
     layer: int | None
@@ -127,6 +128,7 @@ class LayerChange:
     distance: float | None
     cosine: float | None
     parameters: int
+    tower: str = ""
 
 
 # ------------------------------------------------------------------------------------------------ scores

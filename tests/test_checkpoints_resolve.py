@@ -215,19 +215,24 @@ def test_looking_at_a_pair_imports_no_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, tmp_path / "m", tmp_path / "a"], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("table", ["alpha_pattern", "rank_pattern"])
-def test_patterns_of_a_foreign_adapter_are_names_and_never_run_as_expressions(
-    settings, tmp_path: Path, table: str
-) -> None:
+def test_patterns_of_a_foreign_adapter_are_names_and_never_run_as_expressions(settings, tmp_path: Path) -> None:
     tiny.adapter(tmp_path / "a", tiny.folder(tmp_path / "m"))
     names = resolve(str(tmp_path / "m"), settings).tensors
-    edit(tmp_path / "a/adapter_config.json", **{table: {"(.*)*(.*)*(.*)*(.*)*(.*)*x": 4}})
+    edit(tmp_path / "a/adapter_config.json", alpha_pattern={"(.*)*(.*)*(.*)*(.*)*(.*)*x": 4})
     with pytest.raises(UserError) as caught:
         updates_of(resolve(str(tmp_path / "a"), settings), names)
     assert str(caught.value) == (
-        f"tuned: the adapter's {table} has the key '(.*)*(.*)*(.*)*(.*)*(.*)*x'; allowed is the name of a module or a "
-        "dotted end of it. Write the modules out by name in adapter_config.json, or merge the adapter with PEFT first."
+        "tuned: the adapter's alpha_pattern has the key '(.*)*(.*)*(.*)*(.*)*(.*)*x'; allowed is the name of a module "
+        "or a dotted end of it. Write the modules out by name in adapter_config.json, or merge the adapter with PEFT "
+        "first."
     )
+
+
+def test_ranks_are_those_of_the_factors_whatever_expression_a_pattern_of_ranks_holds(settings, tmp_path: Path) -> None:
+    tiny.adapter(tmp_path / "a", tiny.folder(tmp_path / "m"), rank_pattern={r".*layers\.0\..*q_proj": 2}, lora_alpha=8)
+    names = resolve(str(tmp_path / "m"), settings).tensors
+    found = updates_of(resolve(str(tmp_path / "a"), settings), names)
+    assert [found[f"model.layers.{layer}.self_attn.q_proj.weight"].scale for layer in (0, 1)] == [4.0, 2.0]
 
 
 def test_a_plain_pattern_fits_a_module_by_name_or_by_a_dotted_end(settings, tmp_path: Path) -> None:

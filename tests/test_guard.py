@@ -131,6 +131,28 @@ def test_a_broken_and_a_missing_tokenizer(tmp_path: Path, check) -> None:
     assert "has no tokenizer.json: its vocabulary cannot be compared" in sentences(check(tuned), "warning")
 
 
+def test_a_donor_without_a_tokenizer_is_said_with_whose_the_merged_model_gets(
+    settings, tmp_path: Path, aligned: Path
+) -> None:
+    def said(donor: str) -> str:
+        found = check_pair(resolve(str(aligned), settings), resolve(str(tuned), settings), donor=donor)
+        return sentences(found, "warning")
+
+    tuned = tiny.folder(tmp_path / "b", near=aligned, words=False)
+    assert "has no tokenizer:" not in said("aligned")
+    expected = "the fine-tuned model has no tokenizer: the merged one gets the aligned one's; check that it fits."
+    assert expected in said("fine_tuned")
+    (aligned / "tokenizer.json").unlink()
+    assert "neither model has a tokenizer: the merged one gets none and cannot be asked anything; copy" in said(
+        "aligned"
+    )
+    (tuned / "tekken.json").write_text("{}")
+    assert "the aligned model has no tokenizer: the merged one gets the fine-tuned one's" in said("aligned")
+    tuned = tiny.adapter(tmp_path / "lora", tiny.folder(tmp_path / "c"))
+    tiny.tokenizer().save_pretrained(aligned)
+    assert "no tokenizer" not in said("fine_tuned")
+
+
 def test_an_inspection_speaks_of_the_donor_that_was_chosen(settings, tmp_path: Path, aligned: Path) -> None:
     tuned = tiny.folder(tmp_path / "b", template=tiny.TEMPLATE + " ")
     studio = Studio(settings)
@@ -179,6 +201,13 @@ def test_a_quantised_model(tmp_path: Path, check) -> None:
     )
     said = sentences(check(tuned))
     assert f"`{name}` is stored as U8, so the model is quantised; allowed are F32, F16 and BF16: dequantise" in said
+
+
+def test_an_adapter_on_a_quantised_model(tmp_path: Path, check, aligned: Path) -> None:
+    lora = tiny.adapter(tmp_path / "lora", aligned)
+    name = "model.layers.0.mlp.up_proj.weight"
+    edit_tensors(aligned, lambda tensors: tensors.update({name: tensors[name].to(torch.uint8)}))
+    assert f"`{name}` is stored as U8, so the model is quantised" in sentences(check(lora))
 
 
 def test_an_adapter_cannot_be_the_aligned_model(tmp_path: Path, check, aligned: Path) -> None:

@@ -141,6 +141,15 @@ def test_a_repository_is_downloaded_at_a_pinned_commit(hub: FakeHub, find, tmp_p
     assert found.folder.is_relative_to(tmp_path / "cache")
 
 
+def test_what_prepares_images_and_older_tokenizers_are_fetched_too(hub: FakeHub, find, tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path / "new")
+    names = {"preprocessor_config.json", "processor_config.json", "tekken.json", "vocab.txt"}
+    for name in names:
+        (folder / name).write_text("{}")
+    hub.repositories["owner/tiny"] = {MAIN: folder}
+    assert names <= {file.name for file in find("owner/tiny").folder.iterdir()}
+
+
 def test_a_revision_picks_other_weights(hub: FakeHub, find, tmp_path: Path) -> None:
     new, old = tiny.folder(tmp_path / "new"), tiny.folder(tmp_path / "old", layers=1)
     hub.repositories["owner/tiny"] = {MAIN: new, OLD: old}

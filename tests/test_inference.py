@@ -1,12 +1,15 @@
 """Answers: token for token what transformers' own greedy decoding gives, with any draft, for every attention layout."""
 
 import itertools
+import json
 import random
 
 import pytest
 import torch
 from transformers import (
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -14,8 +17,12 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from backend.checkpoints.resolve import resolve
 from backend.errors import Cancelled
 from backend.inference.decode import Decoding, Statistics, greedy, stream
+from backend.inference.model import load
+from backend.types import Message
+from tests import tiny
 
 VOCABULARY = 300
 SHAPE = {
@@ -46,7 +53,19 @@ def gemma_with_mixed_layers():
     return Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, head_dim=16, sliding_window=8, layer_types=layers))
 
 
-@pytest.fixture(params=[llama, mistral_with_a_window, gemma_with_mixed_layers], scope="module")
+def gemma_that_also_sees():
+    sight = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sight |= {"image_size": 28, "patch_size": 14}
+    words = {"image_token_index": 1, "boi_token_index": 1, "eoi_token_index": 1}
+    text = Gemma3TextConfig(**SHAPE, head_dim=16, sliding_window=8)
+    config = Gemma3Config(text_config=text, vision_config=sight, mm_tokens_per_image=4, **words)
+    return Gemma3ForConditionalGeneration(config)
+
+
+MODELS = [llama, mistral_with_a_window, gemma_with_mixed_layers, gemma_that_also_sees]
+
+
+@pytest.fixture(params=MODELS, scope="module")
 def model(request):
     torch.manual_seed(0)
     return request.param().eval()
@@ -138,3 +157,15 @@ def test_a_check_can_stop_between_steps(model, prompts):
 
     with pytest.raises(Cancelled):
         greedy(model, prompts, DECODING, check=stop)
+
+
+def test_a_model_that_also_sees_ends_where_its_language_model_does(settings, tmp_path):
+    folder = tiny.folder(tmp_path / "sees", "gemma3", tied=True)
+    (folder / "generation_config.json").unlink()
+    words = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(words | {"eos_token": None}))
+    responder = load(resolve(str(folder), settings), device=torch.device("cpu"))
+    assert responder.end == {1}
+    prompt = responder.encode([Message("user", "How do I help the fox?")])
+    (answer,) = responder.answer([prompt], responder.decoding(8))
+    assert answer.tokens

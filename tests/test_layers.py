@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from app.heatmap import heatmap
+from app.text import moved
 from backend.__main__ import main
 from backend.api import Studio
 from backend.errors import UserError
@@ -84,7 +87,7 @@ def test_the_command_prints_a_table_or_json(studio, settings, capsys, monkeypatc
     assert "gate" in printed
     assert main(["inspect", "aligned", "lora", "--layers", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert {"layer", "module", "distance", "cosine", "parameters"} == set(document["layers"][0])
+    assert {"layer", "tower", "module", "distance", "cosine", "parameters"} == set(document["layers"][0])
     assert main(["inspect", "aligned", "--layers"]) == 2
 
 
@@ -93,3 +96,32 @@ def test_a_pair_that_does_not_fit_is_refused(studio):
         studio.task_vector("lora", "tuned")
     with pytest.raises(UserError, match="tuned"):
         studio.task_vector("aligned", "nowhere")
+
+
+def test_what_sees_has_rows_of_its_own_and_the_depth_is_the_language_models(settings, capsys, monkeypatch):
+    sees = tiny.folder(settings.models_root / "sees", "gemma3", tied=True)
+    tiny.folder(settings.models_root / "seen", "gemma3", tied=True, seed=1, near=sees)
+    studio = Studio(settings)
+    found = studio.task_vector("sees", "seen")
+    assert {one.layer for one in found} == {None, 0, 1}, "the tower has three layers, the language model two"
+    aligned, tuned = (load_file(settings.models_root / name / "model.safetensors") for name in ("sees", "seen"))
+    cells = {(one.tower, one.layer, one.module): one for one in found}
+    for key, pattern in {
+        ("", 1, "q"): "language_model.model.layers.1.self_attn.q_proj",
+        ("vision", None, "fc1"): ".mlp.fc1.",
+        ("vision", None, "mm_input_projection_weight"): "mm_input_projection_weight",
+    }.items():
+        found_there = cells[key].distance, cells[key].cosine
+        assert found_there == pytest.approx(by_hand(aligned, tuned, pattern), rel=1e-4, abs=1e-6)
+    drawn = heatmap(found)["figure"]["data"][0]
+    assert drawn["y"] == ["outside", "layer 0", "layer 1", "vision"]
+    assert "fc1, the vision tower" in moved(cells["vision", None, "fc1"])
+    studio.close()
+    for name, value in (("STUDIO_HOME", settings.home), ("STUDIO_THREADS", "1"), ("STUDIO_DEVICE", "cpu")):
+        monkeypatch.setenv(name, str(value))
+    assert main(["inspect", "sees", "seen", "--layers"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines if line and line[0] in ("outside", "0", "1", "2", "vision")] == [
+        *("outside", "0", "1", "vision"),
+        *("outside", "0", "1", "vision"),
+    ]

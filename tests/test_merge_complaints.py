@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from backend.api import Studio
 from backend.checkpoints import space
 from backend.checkpoints.guard import check_pair
+from backend.checkpoints.reader import open_source
 from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.jobs.planning import make_plan
@@ -165,6 +166,44 @@ def test_quantised_weights_and_gguf_files_are_named_with_what_to_do(world, setti
     assert "holds model.Q4_K_M.gguf; allowed is *.safetensors. Use the original checkpoint" in refusal(
         settings, {"tuned": "gguf"}
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("llama", {}),
+        ("llama", {"use_rslora": True}),
+        ("llama", {"modules_to_save": ["lm_head"], "target_modules": ["up_proj"]}),
+        ("llama", {"target_modules": ["embed_tokens"]}),
+        ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+    ],
+    ids=["all linear", "rslora", "modules to save", "embedding", "transposed"],
+)
+def test_an_adapter_that_moves_the_weights_as_no_fine_tune_does_is_said(
+    family: str, options: dict, dtype: torch.dtype, settings
+) -> None:
+    root = settings.models_root
+    start = tiny.folder(root / "aligned", family, tied=family == "gpt2", dtype=dtype)
+    tiny.adapter(root / "small", start, lora_alpha=1, **({**options, "modules_to_save": None}))
+    tiny.adapter(root / "large", start, lora_alpha=150, **options)
+    aligned, small, large = (resolve(name, settings) for name in ("aligned", "small", "large"))
+    assert not any("times their size" in one.sentence for one in check_pair(aligned, small))
+    (said,) = (one.sentence for one in check_pair(aligned, large) if "times their size" in one.sentence)
+    source, start_of = open_source(large, aligned), open_source(aligned)
+    moved = size = 0.0
+    for name in (name for name in start_of.names() if len(start_of.shape(name)) == 2):
+        before = start_of.read(name).float()
+        moved += float((source.read(name).float() - before).square().sum())
+        size += float(before.square().sum())
+    assert float(re.search(r"by ([\d.]+) times", said)[1]) == pytest.approx((moved / size) ** 0.5, rel=0.15)
+
+
+def test_the_demos_fine_tunes_are_children_as_adapters_and_merged(settings, tmp_path: Path) -> None:
+    aligned, tuned = (resolve(name, settings) for name in ("demo/aligned", "demo/code-mixed-sft"))
+    assert check_pair(aligned, tuned) == ()
+    merge_to_folder(aligned, tuned, LINEAR, {"lam": 1.0}, tmp_path / "whole")
+    assert check_pair(aligned, resolve(str(tmp_path / "whole"), settings)) == ()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -17,14 +17,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend.checkpoints import writer as writing
 from backend.checkpoints.card import model_card
+from backend.checkpoints.guard import check_pair
 from backend.checkpoints.hashes import file_hash
 from backend.checkpoints.inspect import front_matter
 from backend.checkpoints.reader import Reader, open_source
 from backend.checkpoints.resolve import resolve
 from backend.checkpoints.writer import FolderWriter, Slot
 from backend.errors import Cancelled, RunFailed, UserError
+from backend.inference.model import load as load_responder
 from backend.merging.engine import merge_to_folder, merged_tensors
-from backend.merging.inputs import Models
+from backend.merging.inputs import Models, check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from backend.types import Checkpoint
@@ -179,15 +181,63 @@ def test_transposed_layers_and_other_names_of_head_and_embedding(
 
 
 def close(merged: Any, pair: Pair) -> None:
+    expected = in_peft(pair).merge_and_unload()
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(merged.state_dict()[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("follows", [False, True], ids=["as it was", "ensure_weight_tying"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]},
+        {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]},
+        {"modules_to_save": ["embed_tokens", "lm_head"], "target_modules": ["q_proj"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["lm_head", "q_proj"]},
+        {"target_modules": ["embed_tokens", "lm_head", "q_proj"]},
+    ],
+    ids=["embedding", "head", "both", "LoRA of the embedding", "LoRA of the head", "LoRA of both"],
+)
+def test_a_tied_end_that_an_adapter_changes_computes_what_peft_does_before_merging(
+    make_lora, tmp_path: Path, options: dict[str, Any], follows: bool
+) -> None:
+    pair = make_lora("llama", {"tied": True}, ensure_weight_tying=follows, **options)
+    words = torch.arange(24).reshape(2, 12)
+    with torch.inference_mode():
+        expected = in_peft(pair)(words).logits
+        recipe = pair.into(tmp_path / "out", 1.0)
+        merged = load(tmp_path / "out")
+        torch.testing.assert_close(merged(words).logits, expected, rtol=1e-4, atol=1e-4)
+    assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == follows
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] == follows
+    said = [one.sentence for one in check_pair(pair.aligned, pair.tuned)]
+    assert any("the merged model gets a head of its own, as in PEFT" in one for one in said) != follows
+    resident = pair.resident()
+    target = load_responder(pair.aligned, device=torch.device("cpu"), untied=resident.untied).model
+    assert resident.write_into(target.state_dict(), LINEAR, {"lam": 1.0}) == recipe["effective"]
+    assert same(target.state_dict(), merged.state_dict())
+
+
+def test_a_head_that_follows_its_embedding_follows_it_beside_one_that_does_not(make_lora, settings, tmp_path) -> None:
+    lora = {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}
+    first = make_lora("llama", {"tied": True}, ensure_weight_tying=True, **lora)
+    second = resolve(str(tiny.adapter(tmp_path / "second", first.aligned.folder, seed=9, **lora)), settings)
+    mean = methods.get("task_arithmetic")
+    merge_to_folder(first.aligned, [first.tuned, second], mean, {"lam": 1.0, "weights": []}, tmp_path / "out")
+    head = load_file(tmp_path / "out/model.safetensors")["lm_head.weight"]
+    torch.testing.assert_close(head, in_peft(first).get_output_embeddings().weight.detach(), rtol=1e-5, atol=1e-5)
+
+
+def in_peft(pair: Pair) -> Any:
+    """The aligned model with the adapter on it, not merged."""
     import warnings
 
     from peft import PeftModel
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = PeftModel.from_pretrained(load(pair.aligned.folder), str(pair.tuned.folder)).merge_and_unload()
-    for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(merged.state_dict()[name], tensor, rtol=1e-6, atol=1e-6)
+        return PeftModel.from_pretrained(load(pair.aligned.folder), str(pair.tuned.folder)).eval()
 
 
 @pytest.mark.parametrize("ours", [{}, {"tied": True}, {"dtype": torch.bfloat16, "shard": "20KB"}], ids=str)
@@ -204,6 +254,24 @@ def test_an_adapter_in_memory_equals_its_folder_and_holds_only_what_it_changes(
     assert open_source(pair.tuned, pair.aligned).changed_names() == {
         name for name in pair.aligned.tensors if "q_proj.weight" in name
     }
+
+
+@pytest.mark.parametrize("name", ["linear", "ties", "slerp", "della", "karcher", "arcee_fusion", "passthrough"])
+@pytest.mark.parametrize("shape", [(0,), (0, 8), (8, 0)], ids=str)
+def test_a_tensor_without_elements_stays_one(make, tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    first = make()
+    for checkpoint in (first.aligned, first.tuned):
+        path = checkpoint.folder / "model.safetensors"
+        save_file({"model.empty": torch.zeros(shape), **load_file(path)}, path)
+    pair = Pair(resolve_again(first.aligned), resolve_again(first.tuned))
+    method = methods.get(name)
+    knobs = check_request(method, {})
+    recipe = merge_to_folder(pair.aligned, pair.tuned, method, knobs, tmp_path / "out")
+    made = load_file(tmp_path / "out/model.safetensors")
+    assert made["model.empty"].shape == shape
+    target = {key: torch.empty_like(tensor) for key, tensor in made.items()}
+    assert pair.resident().write_into(target, method, knobs) == recipe["effective"]
+    assert same(target, made)
 
 
 def test_an_adapter_alone_is_no_source(make_lora) -> None:
@@ -286,6 +354,22 @@ def test_the_donor_gives_tokenizer_and_template(make, tmp_path: Path) -> None:
     pair.into(tmp_path / "theirs", 0.5, donor="fine_tuned")
     assert AutoTokenizer.from_pretrained(tmp_path / "ours").chat_template == tiny.TEMPLATE
     assert AutoTokenizer.from_pretrained(tmp_path / "theirs").chat_template == "{{ 'other' }}"
+
+
+@pytest.mark.parametrize("donor", ["aligned", "fine_tuned"])
+def test_what_prepares_images_and_older_tokenizers_come_along_without_code(make, tmp_path: Path, donor: Any) -> None:
+    pair = make()
+    ours, theirs = pair.aligned.folder, pair.tuned.folder
+    for folder in (ours, theirs):
+        (folder / "tokenizer.json").unlink()
+    images = {"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 28}}
+    (ours / "preprocessor_config.json").write_text(json.dumps(images | {"auto_map": {"AutoProcessor": "evil.Code"}}))
+    (ours / "processor_config.json").write_text('{"processor_class": "Gemma3Processor"}')
+    (theirs / "tekken.json").write_text('{"config": {}}')
+    pair.into(tmp_path / "out", 0.5, donor=donor)
+    assert json.loads((tmp_path / "out/preprocessor_config.json").read_text()) == images
+    assert (tmp_path / "out/processor_config.json").is_file()
+    assert (tmp_path / "out/tekken.json").read_text() == '{"config": {}}'
 
 
 def test_a_cancelled_merge_leaves_nothing(make, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from backend.merging.blocks import Whole
 from backend.merging.engine import merge_one, step_of
 from backend.merging.inputs import Bundle, check_request
 from backend.merging.ops import Effect, Walk, round_once
-from backend.merging.place import Place
+from backend.merging.place import Place, layer_count
 from backend.merging.sparse import keep_band, keep_top
 from backend.merging.sphere import norm
 from backend.registry import Plugin, methods
@@ -332,6 +332,16 @@ def test_a_flat_curve_is_linear_and_every_kind_of_module_has_its_own_share() -> 
         outside = Bundle.of(Place(name, 4), made.aligned, made.tuned)
         off = knobs(method, lam=1.0, embedding=0.0, head=0.0, norm=0.0, curve="0.5")
         assert bits(merge_one(outside, method, off)) == bits(made.aligned)
+
+
+def test_a_curve_is_over_the_layers_of_the_language_model_and_what_sees_walks_lambda_of_its_kind() -> None:
+    names = [f"language_model.model.layers.{layer}.mlp.up_proj.weight" for layer in range(3)]
+    names += [f"vision_tower.encoder.layers.{layer}.mlp.fc1.weight" for layer in range(9)]
+    depth = layer_count(names)
+    layerwise = methods.get("layerwise").function
+    shares = [float(layerwise(1.0, Place(name, depth), curve=(0.0, 1.0), mlp=0.5)) for name in names]
+    assert shares == [0.0, 0.25, 0.5] + [0.5] * 9
+    assert [Place(name).layer for name in names] == [0, 1, 2] + [None] * 9
 
 
 def test_nearswap_never_moves_further_than_its_bound() -> None:

@@ -200,6 +200,46 @@ def test_a_tensor_that_one_model_lacks_is_refused_in_one_sentence(lost: str, wor
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("owner", ["aligned", "tuned"])
+@pytest.mark.parametrize(
+    "buffer",
+    {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.linspace(1, 2, 4),
+        "model.layers.0.attn.masked_bias": torch.tensor(-1e4),
+        "model.layers.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool).tril(),
+    }.items(),
+    ids=lambda one: one[0].rsplit(".", 2)[-1],
+)
+def test_a_buffer_that_models_compute_themselves_may_be_in_one_of_them(
+    buffer: tuple[str, torch.Tensor], owner: str, settings, tmp_path: Path
+) -> None:
+    tiny_world(settings)
+    path = settings.models_root / owner / "model.safetensors"
+    save_file(weights(path.parent) | dict([buffer]), path, metadata={"format": "pt"})
+    given = find_sources(settings, {"aligned": "aligned", "tuned": "tuned"}, LINEAR)
+    recipe = merge_to_folder(given.aligned, given.tuned, LINEAR, {"lam": 0.5}, tmp_path / "out")
+    found = weights(tmp_path / "out")
+    assert list(found) == list(weights(settings.models_root / "aligned"))
+    if owner == "aligned":
+        assert torch.equal(found[buffer[0]], buffer[1])
+    responder, pair = load_sources(given, settings)
+    assert pair.write_into(responder.parameters(), LINEAR, {"lam": 0.5}) == recipe["effective"]
+
+
+def test_a_head_for_training_is_named_with_what_to_do(settings) -> None:
+    tiny_world(settings)
+    path = settings.models_root / "tuned" / "model.safetensors"
+    extra = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.ones(1)}
+    save_file(weights(path.parent) | extra, path, metadata={"format": "pt"})
+    with pytest.raises(UserError) as caught:
+        make_plan(settings, "merge", {"aligned": "aligned", "tuned": "tuned"})
+    assert str(caught.value) == (
+        "tuned: the aligned model has no tensor `v_head.summary.bias` and 1 more: if `v_head` is only a head for "
+        "training, as of a value or reward, save the fine-tuned model again without it; else pick a pair of one "
+        "architecture."
+    )
+
+
 def test_dtypes_that_differ_by_tensor_and_model_are_merged_in_fp32_and_stored_as_the_aligned_ones(
     world: Path, settings, tmp_path: Path
 ) -> None:

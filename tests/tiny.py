@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -40,7 +42,11 @@ _CLASSES: dict[str, tuple[Any, Any]] = {
     "mistral": (MistralConfig, MistralForCausalLM),
     "gpt2": (GPT2Config, GPT2LMHeadModel),
     "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForConditionalGeneration),
 }
+# Three layers, one more than the language model beside it has.
+_VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+_IMAGE_TOKENS = {"boi_token_index": 156, "eoi_token_index": 157, "image_token_index": 158}
 
 
 @cache
@@ -72,7 +78,10 @@ def model(
     vocabulary: int = VOCABULARY,
     **more: Any,
 ) -> Any:
-    """A random model of `family`; the same seed gives the same numbers, whatever torch drew before."""
+    """A random model of `family`; the same seed gives the same numbers, whatever torch drew before.
+
+    "gemma3" also sees: its config holds the language model's in `text_config`.
+    """
     config_class, model_class = _CLASSES[family]
     config = config_class(
         vocab_size=vocabulary,
@@ -89,6 +98,11 @@ def model(
         eos_token_id=1,
         **more,
     )
+    if family == "gemma3":
+        sizes = {**_VISION, "image_size": 28, "patch_size": 14}
+        config = Gemma3Config(
+            text_config=config, vision_config=sizes, mm_tokens_per_image=4, tie_word_embeddings=tied, **_IMAGE_TOKENS
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         built = model_class(config).to(dtype).eval()

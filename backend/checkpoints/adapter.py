@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from backend.checkpoints.names import bare, by_bare
+from backend.checkpoints.tying import Ends, find_ends
 from backend.errors import UserError
 from backend.types import Checkpoint
 
@@ -35,7 +37,6 @@ REFUSED = (
     "monteclora_config",
     "velora_config",
 )
-PATTERNS = ("alpha_pattern", "rank_pattern")
 PLAIN_KEY = re.compile(r"[\w.]+")
 PLAIN_STARTS = (True, False, None, "true", "gaussian", "eva", "orthogonal")
 
@@ -76,13 +77,17 @@ def updates_of(adapter: Checkpoint, names: Collection[str], *, field: str = "tun
 
     Args:
         adapter: a checkpoint of kind "adapter".
-        names: the tensor names of the model it is put on.
+        names: the tensor names of the model it is put on, as its files have them. PEFT names modules as a loaded
+            model does, which may wrap them otherwise.
 
     Raises:
-        UserError: a PEFT type or variant that is not plain LoRA, a factor without its partner, or a module that the
-            model does not have.
+        UserError: a PEFT type or variant that is not plain LoRA, a factor without its partner, a module that the
+            model does not have, or two for one of its modules.
     """
     check_variant(adapter, field=field)
+    ends = find_ends(names)
+    whole_model = {*names, *([ends.head] if ends else [])}
+    known = by_bare(whole_model) | {name: name for name in whole_model}
     pairs: dict[tuple[str, bool], dict[str, str]] = {}
     wholes: dict[str, str] = {}
     for name in adapter.tensors:
@@ -95,13 +100,28 @@ def updates_of(adapter: Checkpoint, names: Collection[str], *, field: str = "tun
         if whole is None or ".lora_" in bare:
             raise UserError(field, problem=f"the adapter holds {bare[:120]!r}, which is no part of plain LoRA")
         wholes[f"{whole['module']}.{whole['leaf']}"] = name
-    updates = {_target(name, names, field): Update("", whole=source) for name, source in wholes.items()}
-    updates = {target: Update(target, whole=update.whole) for target, update in updates.items()}
+    updates: dict[str, Update] = {}
+    for name, source in wholes.items():
+        target = _target(name, known, field)
+        _check_first(target, target in updates, field)
+        updates[target] = Update(target, whole=source)
     for (module, embedding), sides in pairs.items():
-        target = _target(f"{module}.weight", names, field)
-        whole_name = updates[target].whole if target in updates else ""
-        updates[target] = _low_rank(adapter, target, module, sides, embedding, whole_name, field)
+        target = _target(f"{module}.weight", known, field)
+        before = updates.get(target, Update(target))
+        _check_first(target, bool(before.a), field)
+        updates[target] = _low_rank(adapter, target, module, sides, embedding, before.whole, field)
+    if ends and ends.head not in names and ends.embedding in updates and head_follows(adapter, ends):
+        updates.pop(ends.head, None)
     return updates
+
+
+def head_follows(adapter: Checkpoint, ends: Ends) -> bool:
+    """Whether a head that is tied to the embedding of these `ends` goes where the adapter takes that.
+
+    In PEFT it stays as it was, and the model is tied no more, unless the adapter asks for the opposite; it can for an
+    embedding of this name only. Its file then holds the change of the head too, which is the embedding's.
+    """
+    return bool(adapter.adapter.get("ensure_weight_tying")) and ends.embedding.endswith("embed_tokens.weight")
 
 
 def check_variant(adapter: Checkpoint, *, field: str = "tuned") -> None:
@@ -117,8 +137,7 @@ def check_variant(adapter: Checkpoint, *, field: str = "tuned") -> None:
             raise UserError(
                 field, problem=problem, remedy="Merge it into its model with PEFT first and give that folder."
             )
-    for table in PATTERNS:
-        _check_pattern(config.get(table), table, field)
+    _check_pattern(config.get("alpha_pattern"), "alpha_pattern", field)  # ranks are those of the factors
     start = config.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
         problem = (
@@ -170,10 +189,16 @@ def _pattern(patterns: Any, module: str, default: Any, field: str) -> float:
     return float(value)
 
 
-def _target(name: str, names: Collection[str], field: str) -> str:
-    if name in names:
-        return name
+def _target(name: str, known: Mapping[str, str], field: str) -> str:
+    if (target := known.get(name) or known.get(bare(name))) is not None:
+        return target
     remedy = "Pick the model it was trained on."
     raise UserError(
         field, problem=f"the adapter changes {name[:120]}, which the aligned model does not have", remedy=remedy
     )
+
+
+def _check_first(target: str, taken: bool, field: str) -> None:
+    if taken:
+        problem = f"the adapter changes `{target[:120]}` twice, under two names"
+        raise UserError(field, problem=problem, remedy="Save the adapter again.")

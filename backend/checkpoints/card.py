@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.checkpoints.config import sanitised
-from backend.checkpoints.folder import TOKENIZER_FILES
+from backend.checkpoints.folder import CONFIGS, OLDER_TOKENIZERS, PROCESSOR_FILES, TOKENIZER_FILES, VOCABULARIES
 from backend.checkpoints.inspect import front_matter, main_dtype
 from backend.checkpoints.tying import EMBEDDINGS, HEADS, find_ends, is_tied
 from backend.checkpoints.writer import FolderWriter
@@ -52,20 +52,24 @@ def _leaves_tied(tuned: Checkpoint) -> bool:
 
 
 def put_side_files(writer: FolderWriter, config: dict[str, Any], donors: Sequence[Checkpoint]) -> None:
-    """Config, generation config, tokenizer and template; each from the first donor that has a tokenizer at all."""
+    """Config, generation config, tokenizer with its template, processors; each from the first donor that has it."""
     writer.put_json("config.json", config)
-    words = next((donor for donor in donors if (donor.folder / TOKENIZER_FILES[0]).is_file()), donors[0])
-    for name in TOKENIZER_FILES:
-        path = words.folder / name
-        if path.is_file() and name == "tokenizer_config.json":
-            writer.put_json(name, _safe_json(path))
+    words = _first_with(donors, TOKENIZER_FILES[:1]) or _first_with(donors, VOCABULARIES) or donors[0]
+    _put_files(writer, words, (*TOKENIZER_FILES, *OLDER_TOKENIZERS))
+    for names in (PROCESSOR_FILES, ("generation_config.json",)):
+        _put_files(writer, _first_with(donors, names) or donors[0], names)
+
+
+def _first_with(donors: Sequence[Checkpoint], names: Sequence[str]) -> Checkpoint | None:
+    return next((donor for donor in donors if any((donor.folder / name).is_file() for name in names)), None)
+
+
+def _put_files(writer: FolderWriter, donor: Checkpoint, names: Sequence[str]) -> None:
+    for path in (donor.folder / name for name in names):
+        if path.is_file() and path.name in CONFIGS:
+            writer.put_json(path.name, _safe_json(path))
         elif path.is_file():
             writer.put_copy(path)
-    for donor in donors:
-        generation = donor.folder / "generation_config.json"
-        if generation.is_file():
-            writer.put_json(generation.name, _safe_json(generation))
-            break
 
 
 def _safe_json(path: Path) -> dict[str, Any]:

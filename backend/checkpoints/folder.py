@@ -16,7 +16,8 @@ WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "
 MOST_JSON_BYTES = 64 * 2**20
 MOST_JSON_DEPTH = 32
 
-# What a checkpoint may bring beside its weights and config; the tokenizer's files first, copied as they are.
+# What a checkpoint may bring beside its weights and config; the tokenizer's files first, copied as they are. Recipes
+# hash these: one more would change the hash of every recipe of a model that has it, so what is rarer stands apart.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -28,7 +29,16 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-SIDE_FILES = (*TOKENIZER_FILES, "generation_config.json", "README.md")
+OLDER_TOKENIZERS = ("tekken.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    *OLDER_TOKENIZERS,
+)  # without one there is no tokenizer
+CONFIGS = ("tokenizer_config.json", "generation_config.json", *PROCESSOR_FILES)
+SIDE_FILES = (*TOKENIZER_FILES, *OLDER_TOKENIZERS, *PROCESSOR_FILES, "generation_config.json", "README.md")
 
 # Formats that are pickles or hold other numbers than the model's; named in the refusal, never opened.
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -46,7 +56,7 @@ def read_folder(
     inside = tuple(root.resolve() for root in (folder, *roots))
     kind = _kind(folder, field)
     for side in SIDE_FILES:
-        if own_file(folder, side, inside, field=field) and side in ("tokenizer_config.json", "generation_config.json"):
+        if own_file(folder, side, inside, field=field) and side in CONFIGS:
             read_json(folder, side, inside, field=field)
     notes: list[str] = []
     config: dict[str, Any] = {}

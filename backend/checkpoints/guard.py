@@ -6,17 +6,18 @@ recipe. No torch, and no weights but those of small integer tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from backend.checkpoints.adapter import updates_of
+from backend.checkpoints.adapter import Update, head_follows, updates_of
 from backend.checkpoints.config import text_part
 from backend.checkpoints.headers import FLOATS
 from backend.checkpoints.inspect import main_dtype
-from backend.checkpoints.kinship import NOT_A_CHILD, relative_change
+from backend.checkpoints.kinship import NOT_A_CHILD, relative_change, relative_step
+from backend.checkpoints.names import is_derived
 from backend.checkpoints.space import size_words
 from backend.checkpoints.tokenizer import chat_template
-from backend.checkpoints.tying import EMBEDDINGS, HEADS, find_ends, is_tied, same_bytes
+from backend.checkpoints.tying import EMBEDDINGS, HEADS, Ends, find_ends, is_tied, same_bytes
 from backend.checkpoints.vocabularies import only_rows, vocabulary_findings
 from backend.errors import UserError
 from backend.types import Checkpoint, Estimate, Finding
@@ -152,7 +153,7 @@ def _adapter(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
     if ends:
         shapes.setdefault(ends.head, shapes[ends.embedding])
     try:
-        updates = updates_of(tuned, shapes)
+        updates = updates_of(tuned, aligned.tensors)
         for update in updates.values():
             update.check_fit(tuned, shapes[update.target])
     except UserError as error:
@@ -166,17 +167,41 @@ def _adapter(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
             "the shapes fit: make sure that it was trained on this one."
         )
         yield Finding("warning", "tuned", sentence)
+    if ends and _parts_from_head(updates, aligned, tuned, ends):
+        changed = next(name for name in ends if name in updates)
+        sentence = (
+            f"the aligned model ties its output head to the embedding, but the adapter changes `{changed}` without "
+            "ensure_weight_tying: the merged model gets a head of its own, as in PEFT."
+        )
+        yield Finding("warning", "tuned", sentence)
+    yield from _distance(relative_step(aligned, tuned, updates))
+
+
+def _parts_from_head(updates: Mapping[str, Update], aligned: Checkpoint, adapter: Checkpoint, ends: Ends) -> bool:
+    """Whether embedding and head, one tensor in the aligned model, are two with the adapter."""
+    if ends.head in aligned.tensors:
+        return False
+    return ends.head in updates or (ends.embedding in updates and not head_follows(adapter, ends))
 
 
 def _names(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
     ends = find_ends(aligned.tensors) or find_ends(tuned.tensors)
-    optional = {ends.head} if ends else set()
-    for here, there, absent in ((aligned, tuned, "fine-tuned"), (tuned, aligned, "aligned")):
-        lost = [name for name in here.tensors if name not in there.tensors and name not in optional]
+    head = ends.head if ends else ""
+    sides = ((aligned, tuned, "aligned", "fine-tuned"), (tuned, aligned, "fine-tuned", "aligned"))
+    for here, there, present, absent in sides:
+        missing = [name for name in here.tensors if name not in there.tensors]
+        lost = [name for name in missing if name != head and not is_derived(name)]
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            sentence = f"the {absent} model has no tensor `{lost[0][:120]}`{more}: pick a pair of one architecture."
-            yield Finding("error", "tuned", sentence)
+            known = {name.split(".")[0] for name in there.tensors}
+            part = lost[0].split(".")[0]
+            remedy = "pick a pair of one architecture"
+            if not any(name.split(".")[0] in known for name in lost):
+                remedy = (
+                    f"if `{part[:60]}` is only a head for training, as of a value or reward, save the {present} model "
+                    f"again without it; else {remedy}"
+                )
+            yield Finding("error", "tuned", f"the {absent} model has no tensor `{lost[0][:120]}`{more}: {remedy}.")
 
 
 def _shapes(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
@@ -237,7 +262,10 @@ def _kinship(aligned: Checkpoint, tuned: Checkpoint) -> Iterator[Finding]:
     if aligned.folder == tuned.folder:
         yield Finding("warning", "tuned", "both ends are the same checkpoint: every merge of them is that model again.")
         return
-    change = relative_change(aligned, tuned)
+    yield from _distance(relative_change(aligned, tuned))
+
+
+def _distance(change: float | None) -> Iterator[Finding]:
     if change is not None and change > NOT_A_CHILD:
         sentence = (
             f"the fine-tuned weights differ from the aligned ones by {change:.2f} times their size (a sample), more "

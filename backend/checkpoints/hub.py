@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from backend.checkpoints.folder import TOKENIZER_FILES, no_weights, read_folder
+from backend.checkpoints.folder import SIDE_FILES, no_weights, read_folder
 from backend.checkpoints.space import check_space
 from backend.errors import UserError
 from backend.types import Checkpoint
@@ -51,7 +51,7 @@ def download(
         resolved = api.resolve_revision(repository, revision=revision, cache_dir=place)
 
         def fetch(**options: Any) -> Path:
-            patterns = {"allow_patterns": [*WANTED, *TOKENIZER_FILES, "README.md"], "ignore_patterns": [*UNWANTED]}
+            patterns = {"allow_patterns": [*WANTED, *SIDE_FILES], "ignore_patterns": [*UNWANTED]}
             found = snapshot_download(
                 repository, revision=resolved, cache_dir=place, endpoint=endpoint, **patterns, **options
             )

@@ -11,7 +11,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from backend.checkpoints.adapter import Update, updates_of
+from backend.checkpoints.adapter import Update, head_follows, updates_of
 from backend.checkpoints.tying import find_ends
 from backend.errors import RunFailed, UserError
 from backend.lazy import torch
@@ -61,7 +61,7 @@ class Scratch(threading.local):
 
     def part(self, number: int, elements: int) -> bytearray:
         """Room for that many elements of any dtype; what is never written takes no memory."""
-        if len(self._parts.get(number, b"")) < WIDEST * elements:
+        if number not in self._parts or len(self._parts[number]) < WIDEST * elements:
             self._parts[number] = bytearray(WIDEST * elements)
         return self._parts[number]
 
@@ -135,22 +135,27 @@ class Reader:
 class AdapterSource:
     """A LoRA adapter on its aligned model: changed tensors are aligned + s·B·A in fp32, the rest are the aligned ones.
 
-    Nothing is kept: each tensor is computed when it is read.
+    So is the head of a model that ties it to a changed embedding, unless the adapter says that it follows: such a model
+    has a head of its own, as it has in PEFT. Nothing is kept: each tensor is computed when it is read.
     """
 
     def __init__(self, aligned: Reader, adapter: Checkpoint) -> None:
         self._aligned = aligned
         self._adapter = Reader(adapter)
-        self._ends = find_ends(aligned.names())
-        known = [*aligned.names(), *([self._ends.head] if self._ends else [])]
-        self._updates = updates_of(adapter, known)
+        self._updates = updates_of(adapter, aligned.names())
+        self._names = list(dict.fromkeys([*aligned.names(), *self._updates]))
+        ends = find_ends(aligned.names())
+        if ends and ends.head not in aligned.names() and ends.embedding in self._updates:
+            if head_follows(adapter, ends):
+                self._updates[ends.head] = self._updates[ends.embedding]
+            elif ends.head not in self._names:
+                self._names.append(ends.head)
         self._last_factors: tuple[str, Tensor, Tensor] | None = None
         for update in self._updates.values():
             update.check_fit(adapter, self._aligned.shape(update.target))
 
     def names(self) -> list[str]:
-        names = self._aligned.names()
-        return names + [name for name in self._updates if name not in names]
+        return list(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._aligned.shape(name)
@@ -159,8 +164,7 @@ class AdapterSource:
         return self._aligned.dtype(name)
 
     def read(self, name: str, *, dtype: torch.dtype | None = None) -> Tensor:
-        update = self._updates.get(name) or self._tied_update(name)
-        if update is None:
+        if name not in self._updates:
             return self._aligned.read(name, dtype=dtype)
         shape = self._aligned.shape(name)
         tensor = self.read_block(name, 0, math.prod(shape)).reshape(shape)
@@ -169,14 +173,8 @@ class AdapterSource:
     def changed_names(self) -> frozenset[str]:
         return frozenset(self._updates)
 
-    def _tied_update(self, name: str) -> Update | None:
-        """A tied head follows its embedding."""
-        if self._ends and name == self._ends.head and name not in self._aligned.names():
-            return self._updates.get(self._ends.embedding)
-        return None
-
     def read_block(self, name: str, begin: int, end: int, scratch: bytearray | None = None) -> Tensor:
-        update = self._updates.get(name) or self._tied_update(name)
+        update = self._updates.get(name)
         if update is None:
             return self._aligned.read_block(name, begin, end, scratch)
         if update.whole:

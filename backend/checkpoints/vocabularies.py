@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from backend.checkpoints.folder import TOKENIZER_FILES
+from backend.checkpoints.folder import TOKENIZER_FILES, VOCABULARIES
 from backend.checkpoints.tokenizer import vocabulary
 from backend.checkpoints.tying import EMBEDDINGS, HEADS, find_ends
 from backend.errors import UserError
@@ -62,6 +62,7 @@ def vocabulary_findings(aligned: Checkpoint, tuned: Checkpoint, donor: str) -> I
         if words is None and (who is aligned or who.kind == "full"):
             sentence = f"{who.name} has no {TOKENIZER_FILES[0]}: its vocabulary cannot be compared; add the file."
             yield Finding("error" if differ else "warning", field, sentence)
+    yield from _wordless(aligned, tuned, donor)
     if ours is None or theirs is None:
         return
     clashes = sorted(number for number in ours.keys() & theirs.keys() if ours[number] != theirs[number])
@@ -90,6 +91,21 @@ def vocabulary_findings(aligned: Checkpoint, tuned: Checkpoint, donor: str) -> I
             "resize its embeddings, or take the other model's tokenizer."
         )
         yield Finding("error", "aligned" if donor == "aligned" else "tuned", sentence)
+
+
+def _wordless(aligned: Checkpoint, tuned: Checkpoint, donor: str) -> Iterator[Finding]:
+    """That the donor has no tokenizer in any format; of an adapter as donor the aligned one's is expected."""
+    ours, theirs = (any((one.folder / name).is_file() for name in VOCABULARIES) for one in (aligned, tuned))
+    if not ours and not theirs:
+        sentence = (
+            "neither model has a tokenizer: the merged one gets none and cannot be asked anything; "
+            f"copy {TOKENIZER_FILES[0]} and its neighbours beside the aligned weights."
+        )
+        yield Finding("warning", "aligned", sentence)
+    elif not (ours if donor == "aligned" else theirs or tuned.kind == "adapter"):
+        other = "fine-tuned" if donor == "aligned" else "aligned"
+        sentence = f"the {donor} model has no tokenizer: the merged one gets the {other} one's; check that it fits."
+        yield Finding("warning", "aligned" if donor == "aligned" else "tuned", sentence)
 
 
 def _added(ours: Mapping[int, str], theirs: Mapping[int, str], donor: str) -> str:

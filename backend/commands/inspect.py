@@ -48,12 +48,13 @@ def _print_layers(changes: Sequence[LayerChange]) -> None:
     if not changes:
         return
     modules = list(dict.fromkeys(one.module for one in sorted(changes, key=lambda one: one.layer is None)))
-    cells = {(one.layer, one.module): one for one in changes}
+    cells = {(one.tower, one.layer, one.module): one for one in changes}
     for title, show in (("distance ‖δ‖/‖θ0‖, %", _distance), ("cosine of δ with θ0", _cosine)):
         print(f"\n{title}\n{'layer':>8}" + "".join(f"{module[:9]:>10}" for module in modules))
-        for layer in dict.fromkeys(one.layer for one in changes):
-            row = (show(cells.get((layer, module))) for module in modules)
-            print(f"{'outside' if layer is None else layer:>8}" + "".join(f"{cell:>10}" for cell in row))
+        for tower, layer in dict.fromkeys((one.tower, one.layer) for one in changes):
+            row = (show(cells.get((tower, layer, module))) for module in modules)
+            name = (tower or "outside") if layer is None else layer
+            print(f"{name:>8}" + "".join(f"{cell:>10}" for cell in row))
 
 
 def _distance(one: LayerChange | None) -> str:

@@ -147,7 +147,9 @@ def load(checkpoint: Checkpoint, *, device: torch.device, untied: bool = False, 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     found: set[int] = set()
-    for source in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+    # A model that also sees has it in the language model's own table, or in both.
+    tables = (model.generation_config, model.config, model.config.get_text_config())
+    for source in (*(getattr(table, "eos_token_id", None) for table in tables), tokenizer.eos_token_id):
         if source is not None:
             found |= set(source) if isinstance(source, list | tuple) else {int(source)}
     return frozenset(found)

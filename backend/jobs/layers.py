@@ -21,7 +21,7 @@ from backend.settings import Settings, child_environment, from_environment
 from backend.types import LayerChange
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-VERSION = 2  # of the numbers: another one makes every kept answer void
+VERSION = 3  # of the numbers: another one makes every kept answer void
 
 
 def task_vector(settings: Settings, aligned: str, tuned: str) -> list[LayerChange]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from backend.checkpoints.names import bare, is_derived
 from backend.checkpoints.reader import Scratch, Source
 from backend.checkpoints.tying import find_ends
 from backend.errors import UserError
 from backend.lazy import torch
 from backend.merging.blocks import BLOCK, Splits, Whole, block_shape
-from backend.merging.place import Place, bare, layer_count
+from backend.merging.place import Place, layer_count
 from backend.params import check_parameters
 from backend.registry import EXTRA_INPUTS, Plugin
 
@@ -223,7 +224,8 @@ class Models:
     def names(self) -> list[str]:
         """The tensors of the merged model, in the aligned model's order.
 
-        A head that only a fine-tuned model holds makes the merged model untied: it comes last.
+        A head that only a fine-tuned model holds makes the merged model untied: it comes last. What models compute
+        themselves is the aligned model's, whether the others have it or not.
 
         Raises:
             UserError: a tensor that one of the models does not have.
@@ -236,8 +238,8 @@ class Models:
         for source in self.tuned:
             theirs = source.names()
             there = set(theirs)
-            missing = [name for name in names if name not in there and name != head]
-            extra = [name for name in theirs if name not in here and name != head]
+            missing = [name for name in names if name not in there and name != head and not is_derived(name)]
+            extra = [name for name in theirs if name not in here and name != head and not is_derived(name)]
             if missing or extra:
                 who, name = ("fine-tuned", missing[0]) if missing else ("aligned", extra[0])
                 raise UserError(
@@ -250,15 +252,21 @@ class Models:
     def changed(self) -> frozenset[str]:
         """Tensors that may differ from the aligned model's in any of the others."""
         sources = (*self.tuned, *self.extras.values())
-        return frozenset(self.aligned.changed_names()).intersection(
-            frozenset().union(*(source.changed_names() for source in sources))
-        )
+        moved = frozenset().union(*(source.changed_names() for source in sources))
+        return self.aligned.changed_names() & moved - self._only_ours
+
+    @cached_property
+    def _only_ours(self) -> frozenset[str]:
+        """What the models compute themselves and not all of them hold."""
+        others = [set(source.names()) for source in (*self.tuned, *self.extras.values())]
+        derived = [name for name in self.aligned.names() if is_derived(name)]
+        return frozenset(name for name in derived if any(name not in there for there in others))
 
     def read(self, name: str, *, seed: int = 0) -> Bundle | Tensor:
         """One tensor of every model; the aligned one alone where it holds no weights, which must then be equal."""
         start = self.aligned.read(name)
         if not start.dtype.is_floating_point:
-            for source in self.tuned:
+            for source in self.tuned if name not in self._only_ours else ():
                 _check_constant(name, start, source)
             return start
         changed = name in self.changed

@@ -20,21 +20,22 @@ BLOCK = 2**22  # elements summed at once: bounds the memory of the fp64 copies
 def layer_changes(models: Models, report: Callable[[float, str], None] = lambda *_: None) -> list[LayerChange]:
     """‖δ‖/‖θ0‖ and cos(δ, θ0) of δ = θ1 − θ0 for every (layer, module), outside the layers first, then by depth.
 
-    Tensors of one layer and module (a weight and its bias, the norms of a layer, experts) are taken as one vector.
+    Tensors of one layer and module (a weight and its bias, the norms of a layer, experts) are taken as one vector, and
+    so are those of one module in all layers of a tower that sees or hears; towers come last.
     Sums run in fp64, one tensor in memory at a time; an adapter's δ is formed tensor by tensor from its factors.
 
     Args:
         models: an aligned and one fine-tuned source.
         report: told how far the reading is, 0–1.
     """
-    sums: dict[tuple[int, str], list[float]] = {}
+    sums: dict[tuple[str, int, str], list[float]] = {}
     for number, name in enumerate(models.names):
         report(number / len(models.names), name)
         held = models.read(name)
         if not isinstance(held, Bundle):
             continue
         layer = -1 if held.place.layer is None else held.place.layer
-        found = sums.setdefault((layer, module_of(held.place)), [0.0, 0.0, 0.0, 0.0])
+        found = sums.setdefault((held.place.tower, layer, module_of(held.place)), [0.0, 0.0, 0.0, 0.0])
         for place, value in enumerate(_sums(held.aligned, held.tuned[0], equal=held.equal)):
             found[place] += value
         found[3] += held.aligned.numel()
@@ -45,8 +46,9 @@ def layer_changes(models: Models, report: Callable[[float, str], None] = lambda 
             distance=(step / start) ** 0.5 if start else None,
             cosine=dot / (step * start) ** 0.5 if step and start else None,
             parameters=int(count),
+            tower=tower,
         )
-        for (layer, module), (step, start, dot, count) in sorted(sums.items(), key=lambda item: item[0][0])
+        for (tower, layer, module), (step, start, dot, count) in sorted(sums.items(), key=lambda item: item[0][:2])
     ]
 
 

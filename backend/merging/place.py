@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from backend.checkpoints.names import Tower, tower_of
 from backend.checkpoints.tying import EMBEDDINGS, HEADS
 from backend.lazy import torch
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["embedding", "head", "norm", "attention", "mlp", "other"]
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
-WRAPPERS = frozenset({"model", "language_model", "transformer", "gpt_neox"})
 BLOCK = 2**16  # the dice do not depend on it; small enough for the cache
 BITS = 24  # what an fp32 probability can tell apart
 STRIDE = 0x9E3779B9  # a counter times this, then the two rounds of a 32-bit mixer: vectorised, unlike one of 64 bits
@@ -39,9 +39,13 @@ class Place:
 
     @property
     def layer(self) -> int | None:
-        """The layer's number from 0, None outside the layers."""
-        found = LAYER.search(self.name)
-        return int(found[1]) if found else None
+        """The layer's number from 0, None outside the layers of the language model."""
+        return _layer(self.name)
+
+    @property
+    def tower(self) -> Tower:
+        """The part that sees or hears, empty for the language model."""
+        return tower_of(self.name)
 
     @cached_property
     def kind(self) -> Kind:
@@ -120,23 +124,18 @@ def _fold(state: Tensor, shift: int, spare: Tensor) -> Tensor:
     return state.bitwise_xor_(shifted.bitwise_and_((1 << (32 - shift)) - 1))
 
 
-def bare(name: str) -> str:
-    """A tensor's name without what only wraps others: files and loaded models wrap the same layers differently.
-
-    >>> bare("language_model.model.layers.0.mlp.weight") == bare("model.language_model.layers.0.mlp.weight")
-    True
-    """
-    parts = [part for part in name.split(".") if part not in WRAPPERS]
-    return ".".join(parts).replace("embed_out.", "lm_head.")
-
-
 def layer_count(names: list[str]) -> int:
-    """How many layers a model with these tensors has; at least 1.
+    """How many layers a language model with these tensors has; at least 1.
 
-    >>> layer_count(["a.layers.0.w", "a.layers.11.w", "norm.weight"])
+    >>> layer_count(["a.layers.0.w", "a.layers.11.w", "norm.weight", "vision_tower.encoder.layers.26.w"])
     12
     """
-    return 1 + max((int(found[1]) for name in names if (found := LAYER.search(name))), default=0)
+    return 1 + max((layer for name in names if (layer := _layer(name)) is not None), default=0)
+
+
+def _layer(name: str) -> int | None:
+    found = None if tower_of(name) else LAYER.search(name)
+    return int(found[1]) if found else None
 
 
 def _signed(number: int) -> int:

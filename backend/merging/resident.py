@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from backend.checkpoints.names import bare, by_bare, is_derived
 from backend.checkpoints.reader import Source
 from backend.checkpoints.tying import find_ends
 from backend.errors import UserError
@@ -14,15 +15,11 @@ from backend.merging.arithmetic import Step, left_alone, merge_whole, rewrite, w
 from backend.merging.crew import Crew
 from backend.merging.inputs import Bundle, Models
 from backend.merging.ops import Effect, Walk
-from backend.merging.place import bare
 from backend.merging.survey import standings
 from backend.registry import Plugin
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Computed by the model itself; old checkpoints store them and new models do not take them.
-DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attn.bias", "attention.bias")
 
 
 class ResidentPair:
@@ -70,9 +67,9 @@ class ResidentPair:
 
     @property
     def moved(self) -> set[str]:
-        """The kinds of module that differ between the models, as `Place.kind` says."""
+        """The kinds of module that differ between the language models, as `Place.kind` says."""
         bundles = [one for one in self._tensors.values() if isinstance(one, Bundle)]
-        return {bundle.place.kind for bundle in bundles if not bundle.equal}
+        return {bundle.place.kind for bundle in bundles if not (bundle.equal or bundle.place.tower)}
 
     @property
     def untied(self) -> bool:
@@ -176,14 +173,12 @@ def _places(names: Iterable[str], targets: Mapping[str, Tensor]) -> dict[str, st
         UserError: a tensor that the model does not have.
     """
     places = {name: name for name in names if name in targets}
-    by_bare: dict[str, list[str]] = {}
-    for target in targets:
-        by_bare.setdefault(bare(target), []).append(target)
+    unwrapped = by_bare(targets)
     for name in names:
-        found = by_bare.get(bare(name), [])
-        if name not in places and len(found) == 1:
-            places[name] = found[0]
-        elif name not in places and not name.endswith(DERIVED):
+        found = unwrapped.get(bare(name))
+        if name not in places and found:
+            places[name] = found
+        elif name not in places and not is_derived(name):
             problem = f"the loaded model has no tensor `{name}`"
             raise UserError("aligned", problem=problem, remedy="Load the aligned model of this pair.")
     return places
