@@ -362,6 +362,15 @@ def test_a_plan_forecasts_what_a_strategy_costs_and_asks_as_many_prompts_as_want
         studio.plan("tune", world[1] | {"preset": "huge"})
 
 
+def test_a_run_of_the_published_rule_says_where_it_is_set_up_otherwise(studio, world):
+    request = world[1] | {"strategy": "dualselect", "parameters": {"preset": "released", "warmup": 1}}
+    published = {"batch": 8, "lr": 2e-5, "targets": "q_proj,v_proj", "lora_rank": 16, "lora_alpha": 32}
+    asked = [request, request | {"training": world[1]["training"] | published}, world[1] | {"parameters": {}}]
+    told = [[one for one in studio.plan("tune", each).warnings if "published" in one] for each in asked]
+    assert "has lr 2e-05" in told[0][0]
+    assert told[1:] == [[], []]
+
+
 def test_references_without_helpful_answers_are_told_before_a_run_starts(studio, world, tmp_path):
     pool = write_rows(tmp_path / "pool.jsonl", [chat(i, "pool", "refusal") for i in range(24)])
     plan = studio.plan("tune", world[1] | {"references": str(pool)})

@@ -34,6 +34,7 @@ PRESET = "quick"
 TOKENS_PER_ROW = 64
 MOST_PROBES_APART = 10_000
 MOST_DIGITS = 20
+ADAPTER = "Name the full checkpoint under it, or write both into one folder first: a merge with λ = 1."
 DEMO_REFERENCES = "demo/references"
 
 
@@ -42,7 +43,7 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     strategy = strategies.get(text_of(request, "strategy", "dualselect"))
     model = resolve(text_of(request, "model"), settings, field="model")
     if model.kind == "adapter":
-        raise UserError("model", problem=f"{model.name} is an adapter", remedy="Name the full checkpoint under it.")
+        raise UserError("model", problem=f"{model.name} is an adapter", remedy=ADAPTER)
     check_model_type(model.config, field="model")
     task_data = find_data(settings, text_of(request, "task_data"), "task_data")
     references = _references(settings, request, task_data.name, needed="references" in strategy.facts["needs"])
@@ -83,7 +84,12 @@ def plan_tune(settings: Settings, request: Mapping[str, Any]) -> Plan:
     check_room(settings, estimate)
     apart = keep_apart(rows.task, rows.references, held_out(settings, spec))
     _check_left(apart, rows, spec)
-    warnings = (*rows.warnings, *apart.sentences, *balance_warnings(row.kind for row in apart.references))
+    warnings = (
+        *rows.warnings,
+        *apart.sentences,
+        *balance_warnings(row.kind for row in apart.references),
+        *hooks.advice(spec["training"]),
+    )
     return Plan("tune", spec, recipe, planning.recipe_hash(recipe), estimate, warnings)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SLOWEST_TURN = 5  # a turn of the training is looked for at most this often per interval
 EMA = 0.9
+PUBLISHED = {"batch": 8, "lr": 2e-5, "targets": "q_proj,v_proj", "lora_rank": 16, "lora_alpha": 32.0}
 
 
 class DualSelect(Strategy):
@@ -62,6 +63,16 @@ class DualSelect(Strategy):
     @property
     def acts(self) -> bool:
         return bool(self.needs)
+
+    def advice(self, training: Mapping[str, Any]) -> list[str]:
+        """Where a run of the published rule is set up otherwise than the published trainer."""
+        other = {name: value for name, value in PUBLISHED.items() if training.get(name) != value}
+        if not self.rules.frozen or not other or training.get("full"):
+            return []
+        theirs, ours = (", ".join(f"{name} {of[name]}" for name in other) for of in (PUBLISHED, training))
+        return [
+            f"preset released: the published trainer has {theirs} and dropout 0.05; here it is {ours} and dropout 0."
+        ]
 
     def effort(self, batch: int) -> float:
         if not self.acts:

@@ -5,7 +5,7 @@ The loop owns the order of the data, accumulation, clipping, optimiser, seeds, c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class Strategy:
         """Before the first step, at the start weights, also when a run is resumed. It may change `tools.task` and
         `tools.references`."""
         self.tools = tools
+
+    def advice(self, training: Mapping[str, Any]) -> list[str]:
+        """Sentences about how a training is set up that a person should read before it starts."""
+        return []
 
     def effort(self, batch: int) -> float:
         """What a step costs in steps of plain fine-tuning, roughly, before anything is loaded; for the forecast."""
