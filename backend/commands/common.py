@@ -119,13 +119,12 @@ def estimate_words(estimate: Estimate) -> str:
 
 def time_words(seconds: float) -> str:
     """
-    >>> time_words(0.2), time_words(95), time_words(4000)
-    ('1 s', '1 min 35 s', '1 h 6 min')
+    >>> time_words(0.2), time_words(60), time_words(95), time_words(4000)
+    ('1 s', '1 min', '1 min 35 s', '1 h 6 min')
     """
     minutes, rest = divmod(max(1, round(seconds)), 60)
-    if not minutes:
-        return f"{rest} s"
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    parts = [(minutes // 60, "h"), (minutes % 60, "min"), (0 if minutes >= 60 else rest, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
 
 
 def finish(studio: Studio, run: Run) -> Run:
