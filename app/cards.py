@@ -9,7 +9,7 @@ from typing import Any
 from app import text
 from app.plots import feasibility
 from app.tree import Tree, button, choice, el, facts, fold, group, note, table
-from backend.types import AXES, HARM_AXES, Frontier, Inspection, Outcome, Plan, Point, Run, Score
+from backend.types import AXES, HARM_AXES, Frontier, Inspection, Outcome, Plan, Point, Run, Score, straight_words
 
 
 def header(device: Mapping[str, Any]) -> Tree:
@@ -111,12 +111,12 @@ def tuned_name(run: Run | None) -> str:
 
 def _strength(point: Point) -> Tree:
     """How far the merge walked along the task vector, and how far from the aligned model it is, in its length."""
-    if "projection" not in point.effective:
+    if point.projection is None:
         return el("td", "–", cls="number")
     distance = point.effective.get("distance")
     more = [el("small", f"distance {distance:.2f}")] if distance is not None else []
     title = "share of the fine-tuning walked (projection on the task vector)"
-    return el("td", f"{point.effective['projection']:.2f}", *more, cls="number", title=title)
+    return el("td", f"{point.projection:.2f}", *more, cls="number", title=title)
 
 
 def _cell(score: Score | None) -> Tree:
@@ -151,6 +151,7 @@ def point_card(point: Point, run: Run | None, marks: Sequence[str] = ()) -> Tree
             el("h3", point.label, " ", *badges),
             el("p", " · ".join(where), cls="s-quiet"),
             el("p", text.turned(point), cls="s-quiet") if len(point.coefficients) > 2 else "",
+            el("p", straight_words(point.details), cls="s-quiet") if straight_words(point.details) else "",
             table(["Measured", "Score", "Prompts", "95 % interval"], rows, caption="Scores", cls="scores"),
             *(note(str(warning), "warning") for warning in point.details.get("warnings") or ()),
             _counts(point),

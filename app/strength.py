@@ -20,14 +20,14 @@ EDGE = {"color": "@ink", "width": 0.8}
 def other(points: Sequence[Point], runs: Mapping[int, Run], *, height: int = 600) -> dict[str, Any]:
     """What the plot shows when "at equal strength" is pressed; nothing where no point says its strength."""
     measured = [p for p in points if "task" in p.scores and "safety" in p.scores]
-    drawn = [p for p in measured if "projection" in p.effective]
+    drawn = [p for p in measured if p.projection is not None]
     if not drawn:
         return {}
     without = len(measured) - len(drawn)
     left_out = text.STRENGTH_LEFT_OUT.format(count=without) if without else ""
     data = [trace for series in series_of(drawn, runs) for trace in _traces(series)]
     layout = frame(height)
-    walked = [point.effective["projection"] for point in drawn]
+    walked = [point.projection or 0.0 for point in drawn]
     axis = layout["xaxis"]
     room = 0.03 * max(1.0, max(walked) - min(0.0, min(walked)))
     layout["xaxis"] = {
@@ -50,7 +50,7 @@ def _traces(series: Series) -> list[dict[str, Any]]:
     for axis, panel in (("safety", {}), ("task", {"yaxis": "y2"})):
         lines: dict[str, list[float | None]] = {"x": [], "y": []}
         for path in paths_of(series.points):
-            lines["x"] += [*(point.effective["projection"] for point in path), None]
+            lines["x"] += [*(point.projection for point in path), None]
             lines["y"] += [*(percent(point.scores[axis]) for point in path), None]
         line = {"color": series.hue, "width": 1.2, "dash": "dot"}
         group = {"legendgroup": series.name, **panel}
@@ -58,7 +58,7 @@ def _traces(series: Series) -> list[dict[str, Any]]:
         traces.append({
             "type": "scatter",
             "mode": "markers",
-            "x": [point.effective["projection"] for point in series.points],
+            "x": [point.projection for point in series.points],
             "y": [percent(point.scores[axis]) for point in series.points],
             "name": series.name,
             "showlegend": axis == "safety",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.types import Frontier, LayerChange, Point, Run, RunStatus, Score
+from backend.types import Frontier, LayerChange, Point, Run, RunStatus, Score, straight_words
 
 TITLE = "DualSelect Studio"
 TAGLINE = "What fine-tuning does to a language model's safety, and how to win it back"
@@ -34,7 +34,7 @@ X_STRIP = "Task score, % · better ↑"
 NARROW_TASK = "Task, % ↑"
 STRENGTH_AXIS = "Effective strength: share of the fine-tuning walked (projection on the task vector)"
 STRENGTH_NARROW = "Effective strength (projection)"
-STRENGTH_LEFT_OUT = "<br>{count} that are no merges have none and are left out"
+STRENGTH_LEFT_OUT = "<br>{count} that merge no fine-tuned model have none and are left out"
 MAP_TITLES = {
     "distance": "How far: ‖δ‖ / ‖θ aligned‖, %",
     "cosine": "Which way: cosine of δ with the aligned weights",
@@ -195,8 +195,8 @@ def hover(point: Point, judge: str = "") -> str:
     for axis, score in point.scores.items():
         name = AXES.get(axis, (axis,))[0]
         lines.append(f"{name}: {percent(score)} ({counted(score)}, 95 %: {interval(score)})")
-    if "projection" in point.effective:
-        lines.append(f"effective strength (share of the fine-tuning walked): {point.effective['projection']:.2f}")
+    if point.projection is not None:
+        lines.append(f"effective strength (share of the fine-tuning walked): {point.projection:.2f}")
     if len(point.coefficients) > 2:
         lines.append(turned(point))
     lines.append(f"run {point.run}, point {point.index}" + (f", judge {plain(judge)}" if judge else ""))
@@ -377,7 +377,10 @@ def ending(run: Run, points: int) -> str:
     """What is to be said of a run that is over."""
     word = "checkpoint is" if points == 1 else "checkpoints are"
     if run.status == RunStatus.DONE and run.kind == "merge":
-        return DONE_MERGE.format(folder=(run.result or {}).get("folder") or run.spec.get("out") or "the run's folder")
+        result = run.result or {}
+        written = DONE_MERGE.format(folder=result.get("folder") or run.spec.get("out") or "the run's folder")
+        straight = straight_words(result.get("recipe") or {})
+        return f"{written} It took {straight}." if straight else written
     if run.status == RunStatus.DONE:
         return DONE.format(points=points)
     if run.status == RunStatus.FAILED:

@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         return 1
-    except KeyboardInterrupt:
-        print("stopped; finished points are kept, see the runs", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
         return 1
     except Exception as error:
         where = _log_bug(settings)

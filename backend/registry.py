@@ -125,6 +125,7 @@ def merge_method(
     splits: Literal["elements", "rows", "tensor"] = "tensor",
     straight: bool = False,
     survey: tuple[str, Callable[..., float | None]] | None = None,
+    products: float = 0,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a merge method: a pure function of fp32 tensors of one shape and its knobs, for one tensor at a time.
 
@@ -155,6 +156,9 @@ def merge_method(
         survey: (knob, function) of a method whose choice is across tensors. Where the knob is not 0 the function is run
             over every tensor first, on positional parameters like the method's, and gives a number, or None for a
             tensor that does not take part; `standing` is then the tensor's rank by it, 0 the smallest, None without.
+        products: what a matrix costs, in fp32 products of it with a square one of its shorter side, roughly: 2 where it
+            is multiplied twice, about 10 where it is decomposed. Only the forecast reads it; at 0 time grows with the
+            elements alone, not with the cube of the width.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -177,6 +181,7 @@ def merge_method(
             "splits": splits,
             "straight": straight,
             "survey": survey,
+            "products": products,
         }
         return methods.register(function, **facts)
 

@@ -6,6 +6,7 @@ one. Safety = 1 − attack success rate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -184,7 +185,8 @@ class Point:
         coefficients: what was turned, e.g. {"lambda": 0.3}.
         scores: axis -> score; an axis that was not measured is absent.
         outcomes: suite -> class -> count.
-        effective: "projection" on the task vector and "distance" from aligned in units of its length (percent-free).
+        effective: "projection" on the task vector and "distance" from aligned in units of its length (percent-free);
+            None where there is no task vector, as of a method that takes no fine-tuned model.
         anchor: "aligned" or "fine-tuned" at the two ends of a path, else "".
         details: suites, judge, decoding, weights hash … — the point's provenance.
     """
@@ -196,7 +198,7 @@ class Point:
     coefficients: dict[str, float]
     scores: dict[str, Score]
     outcomes: dict[str, dict[str, int]]
-    effective: dict[str, float] = field(default_factory=dict)
+    effective: dict[str, float | None] = field(default_factory=dict)
     anchor: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -207,6 +209,11 @@ class Point:
             return f"{self.method} setting {self.index % 10_000 + 1}"
         knobs = ", ".join(f"{'λ' if key == 'lambda' else key} = {value:g}" for key, value in self.coefficients.items())
         return f"{self.method} {knobs}".strip()
+
+    @property
+    def projection(self) -> float | None:
+        """The share of the fine-tuning that a merge walked; None where nothing says it."""
+        return self.effective.get("projection")
 
     @property
     def half(self) -> str:
@@ -220,6 +227,19 @@ class Point:
             "outcomes": self.outcomes,
             "effective": self.effective,
         }
+
+
+def straight_words(said: Mapping[str, Any]) -> str:
+    """Of a merge along arcs, how many tensors went straight instead, since they are nearly parallel; "" of any other.
+
+    Args:
+        said: the details of a point, or the recipe of a merge.
+
+    >>> straight_words({"straight_lines": {"tensors": 20, "of": 21}}), straight_words({})
+    ('20 of 21 tensors along a straight line', '')
+    """
+    found = said.get("straight_lines")
+    return f"{found['tensors']} of {found['of']} tensors along a straight line" if found else ""
 
 
 @dataclass(frozen=True)

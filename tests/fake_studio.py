@@ -177,11 +177,14 @@ class FakeStudio(FakeTuning):
         known = [method["name"] for method in self.catalogue()["methods"]]
         if full["method"] not in known:
             raise unknown_name("method", full["method"], known)
+        if kind == "merge":
+            full = self._one_merge(full)
         if kind == "search":
             full |= {"method": "layerwise", "trials": int(full.get("trials", 4))}
         recipe = {"kind": kind, **full}
+        seconds = 9.0 if kind == "merge" else 38.0
         same = [r.id for r in self.rows.values() if r.recipe_hash == repr(recipe) and r.status == RunStatus.DONE]
-        return Plan(kind, full, recipe, repr(recipe), Estimate(38.0, 300 << 20, 2 << 20), (), (same or [None])[0])
+        return Plan(kind, full, recipe, repr(recipe), Estimate(seconds, 300 << 20, 2 << 20), (), (same or [None])[0])
 
     @alone
     def submit(self, kind: str, spec: Mapping[str, Any], *, owner: str = "local", name: str = "") -> Run:
@@ -317,6 +320,14 @@ class FakeStudio(FakeTuning):
                 raise unknown_name("suite", name, known)
 
     # -- inside
+    def _one_merge(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        if spec.get("out") == "/taken":
+            raise UserError("out", problem="/taken exists and is not empty", remedy="Name a new folder.")
+        lam = spec["parameters"].get("lam", 0.5)
+        if not 0 <= lam <= 1:
+            raise UserError("lam", got=lam, allowed="from 0 to 1")
+        return {name: value for name, value in spec.items() if name != "grid"}
+
     def _spec(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         base = {"aligned": "demo/aligned", "method": "linear", "parameters": {}, "grid": "0:1:11", "seed": 0}
         full = {**base, "tuned": "demo/tool-mixed-sft", "task": "tool", "preset": "quick", **spec}

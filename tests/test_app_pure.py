@@ -225,9 +225,29 @@ def test_at_equal_strength_says_how_many_checkpoints_have_none() -> None:
     walked = [replace(point, effective={"projection": 0.5, "distance": 0.5}) for point in points]
     whole = strength.other(walked, runs)["other"]["layout"]["xaxis"]["title"]["text"]
     assert whole == text.STRENGTH_AXIS
-    trained = [*walked[:-2], *(replace(point, effective={}) for point in walked[-2:])]
-    assert "2 that are no merges" in strength.other(trained, runs)["other"]["layout"]["xaxis"]["title"]["text"]
-    assert strength.other([replace(point, effective={}) for point in points], runs) == {}
+    nowhere = {"projection": None, "distance": None}  # of a merge without a fine-tuned model
+    for effective in ({}, nowhere):
+        without = [*walked[:-2], *(replace(point, effective=effective) for point in walked[-2:])]
+        said = strength.other(without, runs)["other"]["layout"]["xaxis"]["title"]["text"]
+        assert "2 that merge no fine-tuned model" in said
+        assert strength.other([replace(point, effective=effective) for point in points], runs) == {}
+    shown = cards.point_table([replace(points[0], effective=nowhere)], runs, None, minimum=0, selected=None)
+    assert everything(shown).endswith("–")
+    assert "effective strength" in text.hover(walked[0])
+    assert "effective strength" not in text.hover(replace(points[0], effective=nowhere))
+
+
+def test_how_many_tensors_went_straight_is_told_of_points_and_of_written_merges() -> None:
+    _, points, runs, _ = tool_points()
+    said = {"straight_lines": {"tensors": 20, "of": 21}}
+    phrase = "20 of 21 tensors along a straight line"
+    assert phrase in everything(cards.point_card(replace(points[0], details=said), runs[1]))
+    assert "straight" not in everything(cards.point_card(points[0], runs[1]))
+    merge = replace(runs[1], kind="merge", result={"folder": "/models/mixed", "recipe": said})
+    assert text.ending(merge, 0) == f"Written to /models/mixed. It took {phrase}."
+    assert (
+        text.ending(replace(merge, result={"folder": "/models/mixed", "recipe": {}}), 0) == "Written to /models/mixed."
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- comparisons

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 
 from backend.__main__ import main
 from backend.api import Studio
+from backend.commands.common import print_points
+from backend.jobs.worker import worker_lock
 from backend.storage.database import Database
 from tests import tiny
 from tests.worlds import tiny_world
@@ -85,12 +88,22 @@ def test_methods_sweep_in_memory_over_their_own_knob_and_several_fine_tunes(worl
     assert distances[1] == pytest.approx(0.4 * distances[2], rel=1e-4)
     slerp = ["sweep", *arguments(world, grid="0.5"), "--method", "slerp", "--json"]
     assert main(slerp) == 0
-    (point,) = Studio(settings).points([json.loads(capsys.readouterr().out)["run"]])
-    assert 0 <= point.details["straight_lines"]["tensors"] <= point.details["straight_lines"]["of"] != 0
+    studio = Studio(settings)
+    run = studio.run(json.loads(capsys.readouterr().out)["run"])
+    (point,) = studio.points([run.id])
+    straight = point.details["straight_lines"]
+    assert 0 <= straight["tensors"] <= straight["of"] != 0
+    print_points(studio, run)
+    phrase = f"{straight['tensors']} of {straight['of']} tensors along a straight line"
+    assert phrase in capsys.readouterr().out.splitlines()[1]
     lox = ["--aligned", "aligned", "--raw", "raw", "--method", "lox", "--suites", ",".join(world["suites"])]
     assert main(["sweep", *lox, "--grid", "0,2", "--json"]) == 0
-    points = json.loads(capsys.readouterr().out)["points"]
+    document = json.loads(capsys.readouterr().out)
+    points = document["points"]
     assert [point["coefficients"] for point in points] == [{"extrapolate": 0.0}, {"extrapolate": 2.0}]
+    assert [point["effective"] for point in points] == [{"projection": None, "distance": None}] * 2
+    print_points(studio, studio.run(document["run"]))
+    assert all(line.split()[4:6] == ["–", "–"] for line in capsys.readouterr().out.splitlines()[1:3])
     assert refused(capsys, "sweep", *lox, "--grid", "0,9").startswith("error: grid: got 9.0; allowed is numbers from 0")
     assert refused(capsys, "sweep", *lox[:2], "--method", "lox").startswith("error: raw: lox needs the model from")
 
@@ -103,6 +116,102 @@ def test_merge_writes_a_folder_that_loads_and_replays_the_same_weights(world, se
         assert document["folder"] == str(tmp_path / name)
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert files[0] == files[1]
+
+
+def commands_that_start_runs(world, tmp_path):
+    """Each command that starts a run, with what it needs here."""
+    measured = ["--suites", ",".join(world["suites"])]
+    for name in ("rows", "references"):
+        turns = [(f"{name} {place}", "a fox") for place in range(8)]
+        rows = [{"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]} for a, b in turns]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data, references = tmp_path / "rows.jsonl", tmp_path / "references.jsonl"
+    tuned = ["--model", "aligned", "--task-data", str(data), "--train", "steps=2", "--train", "batch=2", *measured]
+    return {
+        "merge": ["--aligned", "aligned", "--tuned", "tuned", "--out", str(tmp_path / "out")],
+        "sweep": arguments(world),
+        "evaluate": ["--checkpoint", "aligned", *measured],
+        "search": ["--aligned", "demo/aligned", "--tuned", "demo/tool-mixed-sft", "--task", "tool"],
+        "tune": [*tuned, "--strategy", "sft"],
+        "compare-strategies": [*tuned, "--strategies", "sft,lisa", "--references", str(references), "--seeds", "1"],
+    }
+
+
+@pytest.mark.parametrize("command", ["merge", "sweep", "evaluate", "search", "tune", "compare-strategies"])
+def test_a_dry_run_says_what_a_run_would_take_and_starts_nothing(command, world, settings, capsys, tmp_path):
+    given = [command, *commands_that_start_runs(world, tmp_path)[command], "--dry-run"]
+    assert main(given) == 0
+    printed = capsys.readouterr()
+    assert re.match(r"estimate: about [\d\w ]+, [\d.]+ [MG]B of memory, [\d.]+ \S+ of disk\n", printed.out)
+    assert printed.err == ""
+    assert main([*given, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document) == {"kind", "estimate", "warnings", "stored_run", "recipe_hash"}
+    assert all(f"warning: {sentence}\n" in printed.out for sentence in document["warnings"])
+    assert min(document["estimate"].values()) > 0
+    assert not [run for run in Studio(settings).runs() if not run.stored]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_estimate_and_warnings_stand_before_the_progress_and_never_in_the_document(world, capsys, tmp_path):
+    sweep = ["sweep", *arguments(world, tuned="aligned", grid="0")]
+    assert main([*sweep, "--json"]) == 0
+    printed = capsys.readouterr()
+    json.loads(printed.out)
+    estimate, warning, progress = printed.err.splitlines()[:3]
+    assert estimate.startswith("estimate: about ")
+    assert warning.startswith("warning: both ends are the same checkpoint")
+    assert progress.startswith("run ")
+    assert main([*sweep, "--dry-run"]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert re.match(r"run \d+ did the very same", again[1])
+    assert [again[0], *again[2:]] == [estimate, warning]
+
+
+class PressesCtrlC(Studio):
+    """Somebody stops the command as soon as its run is under way."""
+
+    def wait(self, run, report=lambda _: None):
+        def press(_):
+            raise KeyboardInterrupt
+
+        return super().wait(run, press)
+
+
+def test_ctrl_c_says_what_is_kept_and_what_goes_on_with_it(world, settings, capsys, monkeypatch, tmp_path):
+    for command in ("merge", "sweep"):
+        monkeypatch.setattr(f"backend.commands.{command}.Studio", PressesCtrlC)
+    merge = ["merge", "--aligned", "aligned", "--tuned", "tuned"]
+
+    def last_line(*command):
+        assert main(list(command)) == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
+    begun = f"stopped; what is written so far is in {tmp_path / 'out'}.tmp"
+    assert last_line(*merge, "--out", str(tmp_path / "out")) == f"{begun}, and the same command goes on with it"
+    told = last_line(*merge)  # the next one without --out is another run with another folder
+    run = Studio(settings).runs()[0]
+    begun = f"stopped; what is written so far is in {settings.models_root}/merge-{run.id}.tmp"
+    assert told == f"{begun}, and runs --restart {run.id} goes on with it"
+    told = last_line("sweep", *arguments(world))
+    assert told == f"stopped; finished points are kept, and runs --restart {run.id + 1} goes on with them"
+    with worker_lock(settings) as held:  # by a worker that would go on with what is queued
+        told = last_line("sweep", *arguments(world))
+    assert held
+    assert told == f"run {run.id + 2} goes on in the worker; runs --cancel {run.id + 2} stops it"
+
+
+def test_a_merge_along_arcs_says_how_many_tensors_went_straight(world, capsys, tmp_path):
+    pair = ["--aligned", "aligned", "--tuned", "tuned", "--method", "slerp", "--out", str(tmp_path / "out")]
+    assert main(["merge", *pair]) == 0
+    ready = rf"{tmp_path}/out is ready, with \d+ of \d+ tensors along a straight line\.\n"
+    assert re.fullmatch(ready, capsys.readouterr().out)
+
+
+def test_lambda_is_said_once(world, capsys, tmp_path):
+    pair = ["--aligned", "aligned", "--tuned", "tuned", "--out", str(tmp_path / "out")]
+    sentence = refused(capsys, "merge", *pair, "--set", "lam=0.3", "--lambda", "0.5")
+    assert sentence == "error: lam: got --set lam=0.3 and --lambda 0.5. Say λ once."
 
 
 def test_inspect_says_what_a_pair_is(world, capsys):

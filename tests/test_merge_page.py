@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from app import cards, forms, heatmap, plots, series, strength, text
@@ -108,7 +109,39 @@ def test_a_second_number_makes_a_grid_and_the_estimate_counts_it(page: Page) -> 
     assert page.merge.fields.spec("sweep", Fields.of(form))["grid"] == "lam=0:1:6, density=0.1:0.9:3"
     _, estimate, *slots = page.merge.check(*form)
     assert "18 checkpoints (6 × 3)" in everything(estimate)
-    assert not any(slots)
+    assert not errors(page, slots)
+
+
+def test_one_merge_says_what_it_takes_and_what_is_wrong_before_its_button_is_pressed(page: Page) -> None:
+    def seen(**changes: Any) -> list[str]:
+        return [everything(one) for one in page.merge.check_merge(*page.form(**changes))]
+
+    above, lam, out = seen()
+    assert above.startswith("About 9 s, ")
+    assert "checkpoint" not in above  # it has no grid
+    assert (lam, out) == ("", "")
+    above, lam, out = seen(out="/taken")
+    assert (above, lam, out) == ("", "", "out: /taken exists and is not empty. Name a new folder.")
+    above, lam, out = seen(lam=1.5)
+    assert (above, lam[:12], out) == ("", "lam: got 1.5", "")
+    above, lam, out = seen(tuned="nowhere")
+    assert above.startswith("tuned: no folder 'nowhere'")
+    assert (lam, out) == ("", "")
+
+
+def test_the_check_of_a_sweep_leaves_alone_what_is_said_of_one_merge(page: Page) -> None:
+    for form in (page.form(out="/taken"), page.form(grid="0:9:3")):
+        slots = dict(zip(page.merge.errors, page.merge.check(*form)[2:], strict=True))
+        assert [slots["lam"], slots["out"]] == [gr.skip(), gr.skip()]
+
+
+def test_every_field_of_one_merge_asks_for_its_preview_again(page: Page) -> None:
+    (asked,) = [one for one in page.blocks.fns.values() if one.fn == page.merge.check_merge]
+    form = page.merge.fields
+    triggers = {trigger for trigger, _ in asked.targets}
+    wanted = [form.aligned, form.tuned, form.more, form.method, form.donor, form.calibration, *form.extras.values()]
+    wanted += [*form.values, form.lam, form.out, form.seed, page.merge.writing]
+    assert triggers == {one._id for one in wanted}
 
 
 def test_every_method_of_the_real_catalogue_is_offered_with_its_needs(settings: Any) -> None:

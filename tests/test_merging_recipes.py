@@ -82,6 +82,10 @@ def test_every_method_writes_a_folder_that_loads_and_equals_the_models_in_memory
     for value in (0.1, spec["parameters"][knob]):  # the second time with what the first one kept
         effect = resident.write_into(target.state_dict(), method, spec["parameters"] | {knob: value})
     assert effect == recipe["effective"]
+    towards_nothing = method.facts["fine_tunes"][1] == 0  # it changes the aligned model, and there is no task vector
+    assert [value is None for value in effect.values()] == [towards_nothing] * 2
+    card = (world / "out" / "README.md").read_text()
+    assert ("along the fine-tuning: –; distance from aligned in units of it: –." in card) == towards_nothing
     assert all(torch.equal(merged.state_dict()[name], tensor) for name, tensor in target.state_dict().items())
     assert any(not torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
 
@@ -138,6 +142,29 @@ def test_a_recipe_is_refused_for_other_weights_and_other_files(world: Path, sett
     for text, said in (("{", "no JSON"), ("[]", "no recipe"), ("{}", "has no method"), (strange, "no device we know")):
         (world / "bad.json").write_text(text)
         assert said in refused("--recipe", str(world / "bad.json"))
+
+
+def test_a_recipe_of_folders_that_lie_elsewhere_now_says_which_option_names_them(world: Path, settings, capsys) -> None:
+    out, elsewhere = world / "out", world / "elsewhere"
+    assert main(["merge", *words(methods.get("safe_lora"), inputs(methods.get("safe_lora"))), "--out", str(out)]) == 0
+    settings.models_root.rename(elsewhere)
+    settings.models_root.mkdir()
+
+    def refused(*command: str) -> str:
+        capsys.readouterr()
+        assert main(["merge", "--recipe", str(out), "--out", str(world / "again"), *command]) == 2
+        return capsys.readouterr().err.strip()
+
+    found: list[str] = []
+    for role in ("aligned", "tuned", "raw"):
+        problem = f'error: {role}: the recipe names the folder "{role}", and none of that name is here'
+        assert refused(*found) == f"{problem}. Name its folder with --{role}."
+        found += [f"--{role}", str(elsewhere / role)]
+    assert main(["merge", "--recipe", str(out), "--out", str(world / "again"), *found]) == 0
+    recipe = json.loads((out / "recipe.json").read_text())
+    several = recipe | {"fine_tuned": recipe["fine_tuned"] * 2}
+    (out / "recipe.json").write_text(json.dumps(several))
+    assert refused("--aligned", "demo/aligned").endswith("all fine-tuned models, in the recipe's order, with --tuned.")
 
 
 @pytest.mark.parametrize("name", SHARED)

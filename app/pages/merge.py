@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from backend.errors import StudioError, UserError
 from backend.types import Run, RunStatus
 
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
+OF_ONE_MERGE = ("lam", "out")  # fields that no sweep asks about
 MOST_OVERLAID = 3  # more would leave the legend no room
 
 
@@ -39,7 +41,7 @@ class Merge:
                     sheet(el("p", text.SEARCH_HELP, cls="s-quiet"))
                     self.fields.budget()
                     self.look = gr.Button("Start search", elem_id="search")
-                with gr.Accordion("Or write one merge to a folder", open=False):
+                with gr.Accordion("Or write one merge to a folder", open=False) as self.writing:
                     self.fields.one_merge()
                     self.write = gr.Button("Write this merge")
             with gr.Column(scale=7, min_width=320):
@@ -78,9 +80,15 @@ class Merge:
         looked = [form.search_estimate, self.errors["minutes"]]
         for asked in (self.searching.expand, form.minutes.blur, form.trials.blur):
             asked(self.check_search, self.form, looked, **last)
-        for field in (*form.extras.values(), form.calibration, form.donor, *form.values):
+        chosen = (*form.extras.values(), form.calibration, form.donor, *form.values)
+        for field in chosen:
             field.change(self.check, self.form, checked, **last)
-        for field in (form.grid, form.second_grid, form.seed, form.out, form.measured.own):
+        written = [form.merge_estimate, *(self.errors[field] for field in OF_ONE_MERGE)]
+        pair = (form.aligned, form.tuned, form.more, form.method)
+        changes = [field.change for field in (*pair, *chosen, form.lam)]
+        typed = [form.out.blur, form.out.submit, form.seed.blur]
+        gr.on([self.writing.expand, *changes, *typed], self.check_merge, self.form, written, **last)
+        for field in (form.grid, form.second_grid, form.seed, form.measured.own):
             field.blur(self.check, self.form, checked, **last)
             field.submit(self.check, self.form, checked, **last)
         for button, kind in ((self.start, "sweep"), (self.look, "search"), (self.write, "merge")):
@@ -103,7 +111,7 @@ class Merge:
                 estimate = cards.estimate(self.studio.plan("sweep", spec), self.fields.knob(fields.method))
         except StudioError as error:
             errors = {self._field_of(error): str(error)}
-        return found, estimate, *self.slots(errors)
+        return found, estimate, *self.slots(errors, kept=OF_ONE_MERGE)
 
     def check_search(self, *form: Any) -> tuple[Any, Any]:
         """What a search of this pair will take, or why it cannot start."""
@@ -112,8 +120,22 @@ class Merge:
         except StudioError as error:
             return None, el("p", str(error), role="alert")
 
-    def slots(self, errors: dict[str, str]) -> list[Any]:
-        return [el("p", errors[field], role="alert") if field in errors else None for field in self.errors]
+    def check_merge(self, *form: Any) -> list[Any]:
+        """What one merge to a folder will take, or why it cannot start: at its own field, else above its button."""
+        said: dict[str, Any] = {}
+        try:
+            plan = self.studio.plan("merge", self.fields.spec("merge", Fields.of(form)))
+            above = cards.estimate(plan)
+        except StudioError as error:
+            field = self._field_of(error)
+            said = {field: el("p", str(error), role="alert")}
+            above = None if field in OF_ONE_MERGE else note(str(error), "error")
+        return [above, *(said.get(field) for field in OF_ONE_MERGE)]
+
+    def slots(self, errors: dict[str, str], kept: Collection[str] = ()) -> list[Any]:
+        """What each field's place says: its error or nothing; those of `kept` without an error stay as they are."""
+        clear = {field: gr.skip() if field in kept else None for field in self.errors}
+        return [el("p", errors[field], role="alert") if field in errors else clear[field] for field in self.errors]
 
     def check_pair(self, watching: int | None, *form: Any) -> tuple[Any, ...]:
         """A new pair: its own task where its name is known, and its stored result on the plot."""

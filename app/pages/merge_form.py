@@ -187,6 +187,7 @@ class Form:
         self.slot("lam")
         self.out = gr.Textbox("", label="Folder", info="leave empty to keep it with the studio's own runs", max_lines=1)
         self.slot("out")
+        self.merge_estimate = sheet(live=True, elem_id="merge-estimate")
 
     @property
     def inputs(self) -> list[Any]:

@@ -99,7 +99,7 @@ def model_card(
     front += ["base_model_relation: merge"] + ([f"license: {_yaml(shared)}"] if shared else [])
     front += ["library_name: transformers", "tags:", "- merge", "---", ""]
     knobs = ", ".join(f"{'λ' if key == 'lam' else key} = {value}" for key, value in recipe["parameters"].items())
-    effective = recipe["effective"]
+    projection, distance = (_number(recipe["effective"][name]) for name in ("projection", "distance"))
     body = [
         f"# {_plain(title)}",
         "",
@@ -114,8 +114,8 @@ def model_card(
         body.append("| " + " | ".join(_plain(cell) for cell in cells) + " |")
     body += [
         "",
-        f"Effective step along the fine-tuning: {effective['projection']:.4f}; distance from aligned in units of it: "
-        f"{effective['distance']:.4f}. Seed {recipe['seed']}. Hashes and versions are in `recipe.json`.",
+        f"Effective step along the fine-tuning: {projection}; distance from aligned in units of it: {distance}. "
+        f"Seed {recipe['seed']}. Hashes and versions are in `recipe.json`.",
         "",
         "## Safety and task scores",
         "",
@@ -182,6 +182,10 @@ def _data_name(name: str) -> str:
     ('owner/sums@1f2e:main/train.parquet', 'rows.jsonl')
     """
     return Path(name).name if Path(name).is_absolute() else name
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:

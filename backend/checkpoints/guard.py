@@ -63,12 +63,15 @@ def raise_errors(findings: Iterable[Finding]) -> None:
             raise UserError(finding.field, problem=finding.sentence.rstrip("."))
 
 
-def estimate_merge(aligned: Checkpoint, *others: Checkpoint, whole: bool = False, grams: bool = False) -> Estimate:
+def estimate_merge(
+    aligned: Checkpoint, *others: Checkpoint, whole: bool = False, grams: bool = False, arithmetic: float = 0
+) -> Estimate:
     """Seconds, peak memory and disk of merging checkpoints into a folder, for a common disk and two cores.
 
     Args:
         whole: whether the method must see whole tensors; else memory does not grow with the model.
         grams: whether the aligned model is measured in fp32 first.
+        arithmetic: seconds that the method computes, beyond what the disk hides.
     """
     largest = max((tensor.elements for tensor in aligned.tensors.values()), default=0)
     moved = 2 * aligned.bytes
@@ -77,7 +80,7 @@ def estimate_merge(aligned: Checkpoint, *others: Checkpoint, whole: bool = False
     # Inputs as stored and in fp32, their changes and what the method makes of them, in fp64 at worst.
     memory = INTERPRETER + (12 + (40 if whole else 16) * len(others)) * held
     memory += 4 * aligned.parameters + gram_bytes(aligned) if grams else 0
-    return Estimate(SECONDS_TO_START + moved / BYTES_PER_SECOND, memory, aligned.bytes)
+    return Estimate(SECONDS_TO_START + moved / BYTES_PER_SECOND + arithmetic, memory, aligned.bytes)
 
 
 def gram_bytes(aligned: Checkpoint) -> int:

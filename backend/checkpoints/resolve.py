@@ -61,6 +61,14 @@ def resolve(
     return download(name, hub["repository"], hub["revision"], field=field, endpoint=endpoint, cache=cache)
 
 
+def is_folder_here(name: str, settings: Settings) -> bool:
+    """Whether `resolve` takes `name` for a folder of this disk; nothing is read of it."""
+    try:
+        return _local_folder(name, settings) is not None
+    except (OSError, RuntimeError):
+        return False
+
+
 def demo_names(settings: Settings) -> list[str]:
     """The demo checkpoints that came with the studio, without their `demo/`."""
     return _folders(settings.demo / "models")

@@ -6,12 +6,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from backend.api import Studio
+from backend.checkpoints.space import size_words
 from backend.errors import StudioError, UserError
+from backend.jobs.sources import merged_folder
 from backend.registry import EXTRA_INPUTS
-from backend.types import AXES, Run, RunStatus, Score
+from backend.types import AXES, Estimate, Plan, Run, RunStatus, Score, straight_words
 
 WALKED = ("projection", "distance")
 
@@ -69,21 +72,89 @@ def number(text: str) -> float:
         raise UserError("lambda", got=text, allowed="a number from 0 to 1") from None
 
 
-def run_to_the_end(studio: Studio, kind: str, request: Mapping[str, Any]) -> Run:
-    """Submit and see it through; raises what stopped it."""
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that starts a run."""
+    parser.add_argument("--dry-run", action="store_true", help="say what the run would take, and start nothing")
+
+
+def see_through(
+    studio: Studio, kind: str, request: Mapping[str, Any], options: argparse.Namespace, tell: Callable[[Run], int]
+) -> int:
+    """Say what a request takes, submit it, see it through and `tell` of it; with --dry-run only the first.
+
+    Raises:
+        UserError: `Studio.plan` refuses the request.
+        StudioError: the run did not end well; it says why.
+    """
     given = {key: value for key, value in request.items() if value is not None}
-    for sentence in studio.plan(kind, given).warnings:
-        print(f"warning: {sentence}", file=sys.stderr)
-    return finish(studio, studio.submit(kind, given, owner="cli"))
+    plan = studio.plan(kind, given)
+    if options.dry_run:
+        return print_json(plan_json(plan)) if options.json else print_line("\n".join(plan_lines(plan)))
+    for line in plan_lines(plan):
+        print(line, file=sys.stderr)
+    return tell(finish(studio, studio.submit(kind, given, owner="cli")))
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What a run will take and what speaks against it, a line each."""
+    known = [f"run {plan.stored_run} did the very same"] if plan.stored_run is not None else []
+    warnings = [f"warning: {sentence}" for sentence in plan.warnings]
+    return [f"estimate: {estimate_words(plan.estimate)}", *known, *warnings]
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The same as JSON, in seconds and bytes."""
+    known = {"stored_run": plan.stored_run, "recipe_hash": plan.recipe_hash}
+    return {"kind": plan.kind, "estimate": asdict(plan.estimate), "warnings": list(plan.warnings), **known}
+
+
+def estimate_words(estimate: Estimate) -> str:
+    """
+    >>> estimate_words(Estimate(4000.0, 460_000_000, 1_500_000_000))
+    'about 1 h 6 min, 460.0 MB of memory, 1.5 GB of disk'
+    """
+    memory, disk = size_words(estimate.memory), size_words(estimate.disk)
+    return f"about {time_words(estimate.seconds)}, {memory} of memory, {disk} of disk"
+
+
+def time_words(seconds: float) -> str:
+    """
+    >>> time_words(0.2), time_words(60), time_words(95), time_words(4000)
+    ('1 s', '1 min', '1 min 35 s', '1 h 6 min')
+    """
+    minutes, rest = divmod(max(1, round(seconds)), 60)
+    parts = [(minutes // 60, "h"), (minutes % 60, "min"), (0 if minutes >= 60 else rest, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
 
 
 def finish(studio: Studio, run: Run) -> Run:
-    """See a submitted run through; raises what stopped it."""
-    run = studio.wait(run.id, _progress())
+    """See a submitted run through; raises what stopped it.
+
+    Raises:
+        StudioError: it did not end well.
+        KeyboardInterrupt: Ctrl-C, with a sentence that says what becomes of the run.
+    """
+    try:
+        run = studio.wait(run.id, _progress())
+    except KeyboardInterrupt:
+        end_line()
+        raise KeyboardInterrupt(_stopped(studio, studio.run(run.id))) from None
     end_line()
     if run.status is not RunStatus.DONE:
         raise StudioError(f"run {run.id} is {run.status}: {run.error}")
     return run
+
+
+def _stopped(studio: Studio, run: Run) -> str:
+    """What Ctrl-C left of a run, and how to go on."""
+    if run.status.is_live:
+        return f"run {run.id} goes on in the worker; runs --cancel {run.id} stops it"
+    again = f"runs --restart {run.id} goes on with"
+    if run.kind != "merge":
+        return f"stopped; finished points are kept, and {again} them"
+    begun = merged_folder(studio.settings, run.id, run.spec)
+    same = "the same command goes on with it" if run.spec["out"] else f"{again} it"
+    return f"stopped; what is written so far is in {begun}.tmp, and {same}"
 
 
 def _progress() -> Callable[[Run], None]:
@@ -97,7 +168,7 @@ def _progress() -> Callable[[Run], None]:
     return report
 
 
-def print_points(studio: Studio, run: Run) -> None:
+def print_points(studio: Studio, run: Run) -> int:
     """Points as a table, the front and the knee marked; beside merged ones how far they walked.
 
     `projection` is the share of the fine-tuning that was walked, `distance` the way from aligned in its length.
@@ -109,10 +180,13 @@ def print_points(studio: Studio, run: Run) -> None:
     print(f"{'':28}" + "".join(f"{name:>11}" for name in walked) + "".join(f"{axis:>26}" for axis in axes))
     for place, point in enumerate(points):
         mark = " knee" if place == found.knee else " front" if place in found.front and len(points) > 1 else ""
+        straight = straight_words(point.details)
+        mark += f"  {straight}" if straight else ""
         steps = "".join(f"{_step(point.effective.get(name)):>11}" for name in walked)
         print(f"{point.label:28}{steps}" + "".join(f"{_cell(point.scores.get(axis)):>26}" for axis in axes) + mark)
     if len(points) > 1 and "task" in axes:
         print(f"hypervolume {100 * found.hypervolume:.1f} % against the reference point (0, 0)")
+    return 0
 
 
 def _step(share: float | None) -> str:

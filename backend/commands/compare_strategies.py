@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.api import Studio
-from backend.commands.common import print_json, print_line, run_to_the_end, settings_of
+from backend.commands.common import add_dry_run, print_json, print_line, see_through, settings_of
 from backend.errors import UserError
 from backend.jobs.compare_plan import STRATEGIES
 from backend.settings import Settings
@@ -36,6 +36,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suites", help="comma list of suite names or .jsonl files instead of the safety suites")
     parser.add_argument("--reuse", action="store_true", help="train only what no earlier comparison trained")
     parser.add_argument("--run", type=int, help="print this comparison, stored or run before, and train nothing")
+    add_dry_run(parser)
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -47,7 +48,9 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     request = {name: getattr(options, name) for name in (*names, "task", "suites")}
     training = settings_of(options.train) | ({"steps": options.steps} if options.steps else {})
     request |= {"settings": settings_of(options.set), "training": training}
-    return _tell(studio.comparison_json(run_to_the_end(studio, "compare", request).id), options.json)
+    return see_through(
+        studio, "compare", request, options, lambda run: _tell(studio.comparison_json(run.id), options.json)
+    )
 
 
 def _known(studio: Studio, number: int) -> dict[str, Any]:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import argparse
 
 from backend.api import Studio
-from backend.commands.common import add_measuring, measuring_of, print_json, print_points, run_to_the_end
+from backend.commands.common import (
+    add_dry_run,
+    add_measuring,
+    measuring_of,
+    print_json,
+    print_points,
+    see_through,
+)
 from backend.settings import Settings
+from backend.types import Run
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -14,15 +22,18 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--aligned", help="the base of an adapter")
     add_measuring(parser)
+    add_dry_run(parser)
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     request = measuring_of(options) | {"checkpoint": options.checkpoint, "aligned": options.aligned}
     studio = Studio(settings)
-    run = run_to_the_end(studio, "evaluate", request)
-    if options.json:
+
+    def tell(run: Run) -> int:
+        if not options.json:
+            return print_points(studio, run)
         point = studio.points([run.id])[0].to_json()
         return print_json({"run": run.id, "recipe": run.recipe | {"hash": run.recipe_hash}} | point)
-    print_points(studio, run)
-    return 0
+
+    return see_through(studio, "evaluate", request, options, tell)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from backend.api import Studio
-from backend.commands.common import print_json
+from backend.commands.common import estimate_words, print_json
 from backend.errors import UserError
 from backend.settings import Settings
 from backend.types import LayerChange
@@ -37,8 +37,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             print(f"{finding.level}: {finding.field}: {finding.sentence}")
         for work, needs in inspection.estimates.items():
             what = "writing a merge" if work == "merge" else "one point of a quick sweep"
-            memory, disk = (f"{amount / 1e6:,.0f} MB" for amount in (needs.memory, needs.disk))
-            print(f"{what}: about {needs.seconds:.0f} s, {memory} of memory, {disk} of disk")
+            print(f"{what}: {estimate_words(needs)}")
         _print_layers(changes)
     return 2 if inspection.errors else 0
 

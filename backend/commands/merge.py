@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from backend.api import Studio
 from backend.checkpoints.resolve import resolve
-from backend.commands.common import add_pair, checkpoints_of, print_json, print_line, run_to_the_end, settings_of
+from backend.commands.common import (
+    add_dry_run,
+    add_pair,
+    checkpoints_of,
+    print_json,
+    print_line,
+    see_through,
+    settings_of,
+)
 from backend.errors import UserError
+from backend.jobs import replay
 from backend.settings import Settings
-from backend.types import Plan
+from backend.types import Plan, Run, straight_words
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +32,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lambda", dest="lam", help="0 is aligned, 1 fine-tuned")
     parser.add_argument("--out", help="the new folder; default: under the studio's home")
     parser.add_argument("--seed", default="0")
+    add_dry_run(parser)
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
-    from backend.jobs import replay
     from backend.merging.mergekit import from_mergekit, to_mergekit
 
     studio = Studio(settings)
@@ -34,6 +44,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     checkpoints = checkpoints_of(options) | {"aligned": options.aligned}
     if recipe:
         _refuse_beside("--recipe", options)
+        replay.check_names(settings, recipe, checkpoints)
         request = replay.request_of(recipe, checkpoints)
     elif options.from_mergekit:
         _refuse_beside("--from-mergekit", options)
@@ -44,8 +55,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         )
         request |= {"donor": options.donor} if options.donor else {}
     else:
-        given = settings_of(options.set) | ({} if options.lam is None else {"lam": options.lam})
-        request = checkpoints | {"method": options.method or "linear", "parameters": given}
+        request = checkpoints | {"method": options.method or "linear", "parameters": _parameters(options)}
     request = {"seed": options.seed} | request | {"out": options.out}
     if options.to_mergekit:
         plan = studio.plan("merge", request)
@@ -56,13 +66,28 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         return print_line(f"{options.to_mergekit} is written; nothing was merged.")
     if recipe:
         replay.check_inputs(settings, recipe, studio.plan("merge", request).spec)
-    run = run_to_the_end(studio, "merge", request)
+    return see_through(studio, "merge", request, options, lambda run: _tell(run, recipe, options.json))
+
+
+def _tell(run: Run, recipe: dict[str, Any] | None, as_json: bool) -> int:
     result = run.result or {}
     if recipe:
         replay.check_result(recipe, result["recipe"])
-    if options.json:
+    if as_json:
         return print_json({"run": run.id, "folder": result["folder"], "recipe": result["recipe"]})
-    return print_line(f"{result['folder']} is ready.")
+    straight = straight_words(result["recipe"])
+    return print_line(f"{result['folder']} is ready" + (f", with {straight}." if straight else "."))
+
+
+def _parameters(options: argparse.Namespace) -> dict[str, str]:
+    """The knobs of `--set` and `--lambda`, λ said once."""
+    given = settings_of(options.set)
+    if options.lam is None:
+        return given
+    if "lam" in given:
+        both = f"got --set lam={given['lam']} and --lambda {options.lam}"
+        raise UserError("lam", problem=both, remedy="Say λ once.")
+    return given | {"lam": options.lam}
 
 
 def _adapters(plan: Plan) -> list[str]:

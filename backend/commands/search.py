@@ -5,8 +5,17 @@ from __future__ import annotations
 import argparse
 
 from backend.api import Studio
-from backend.commands.common import add_measuring, measuring_of, print_json, print_line, print_points, run_to_the_end
+from backend.commands.common import (
+    add_dry_run,
+    add_measuring,
+    measuring_of,
+    print_json,
+    print_line,
+    print_points,
+    see_through,
+)
 from backend.settings import Settings
+from backend.types import Run
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +27,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", help="settings to try beside the uniform ones; default 60")
     parser.add_argument("--depth", help="numbers of the curve of λ over the layers; default 4")
     add_measuring(parser)
+    add_dry_run(parser)
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -25,9 +35,13 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     names = ("aligned", "tuned", "grid", "minutes", "trials", "depth")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     studio = Studio(settings)
-    run = run_to_the_end(studio, "search", measuring_of(options) | given)
+    request = measuring_of(options) | given
+    return see_through(studio, "search", request, options, lambda run: _tell(studio, run, options.json))
+
+
+def _tell(studio: Studio, run: Run, as_json: bool) -> int:
     result = run.result or {}
-    if options.json:
+    if as_json:
         return print_json({"run": run.id, "recipe": run.recipe | {"hash": run.recipe_hash}, **result})
     print_points(studio, run)
     area, gap = result["hypervolume"], result["difference"]

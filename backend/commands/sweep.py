@@ -6,16 +6,18 @@ import argparse
 
 from backend.api import Studio
 from backend.commands.common import (
+    add_dry_run,
     add_measuring,
     add_pair,
     checkpoints_of,
     measuring_of,
     print_json,
     print_points,
-    run_to_the_end,
+    see_through,
     settings_of,
 )
 from backend.settings import Settings
+from backend.types import Run
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="start:stop:count or a comma list, of λ or of any number: lam=0:1:6, density=0.1:0.9:3",
     )
     add_measuring(parser)
+    add_dry_run(parser)
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -39,8 +42,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         "grid": options.grid,
     }
     studio = Studio(settings)
-    run = run_to_the_end(studio, "sweep", request)
-    if options.json:
-        return print_json(studio.sweep_json(run.id))
-    print_points(studio, run)
-    return 0
+
+    def tell(run: Run) -> int:
+        return print_json(studio.sweep_json(run.id)) if options.json else print_points(studio, run)
+
+    return see_through(studio, "sweep", request, options, tell)

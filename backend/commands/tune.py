@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from backend.api import Studio
-from backend.commands.common import print_json, print_line, print_points, run_to_the_end, settings_of
+from backend.commands.common import add_dry_run, print_json, print_line, print_points, see_through, settings_of
 from backend.settings import Settings
+from backend.types import Run
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probe-every", help="measure a few validation prompts every so many steps")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--out", help="the new folder; default: under the studio's models root")
+    add_dry_run(parser)
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -37,9 +39,12 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     names = ("strategy", "model", "task_data", "references", "task", "suites", "preset", "probe_every", "seed", "out")
     request = {name: getattr(options, name) for name in names}
     request |= {"parameters": settings_of(options.set), "training": settings_of(options.train)}
-    run = run_to_the_end(studio, "tune", request)
+    return see_through(studio, "tune", request, options, lambda run: _tell(studio, run, options.json))
+
+
+def _tell(studio: Studio, run: Run, as_json: bool) -> int:
     result = run.result or {}
-    if options.json:
+    if as_json:
         return print_json(result)
     for sentence in result["data"]["warnings"]:
         print_line(f"warning: {sentence}")

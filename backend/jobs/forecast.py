@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from backend.checkpoints.guard import estimate_merge, estimate_resident
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backend.checkpoints.guard import THREADS, estimate_merge, estimate_resident
 from backend.checkpoints.space import check_memory, check_space
 from backend.evaluation.presets import preset as find_preset
 from backend.jobs.named_suites import SAFETY_SUITES
+from backend.registry import Plugin
 from backend.settings import Settings
 from backend.types import Checkpoint, Estimate
 
@@ -16,6 +20,11 @@ SECONDS_PER_POINT = 0.8
 SECONDS_TO_START = 4.0
 BYTES_PER_ANSWER = 500
 LIBRARIES = 250 * 2**20
+
+# What methods compute, beyond what the disk hides, on one core: timed on pairs of 92 and 108 million parameters.
+PRODUCTS_PER_SECOND = 5e10  # multiply-adds in fp32, in large matrices
+SECONDS_PER_ELEMENT = {"elements": 0.0, "rows": 15e-9, "tensor": 40e-9}
+SECONDS_TO_ASK, SECONDS_TO_DRAW = 15e-9, 10e-9  # an element: sums and thresholds over all of a tensor, random numbers
 
 
 def flops_per_second(settings: Settings) -> float:
@@ -32,6 +41,27 @@ def estimates(settings: Settings, aligned: Checkpoint, tuned: Checkpoint) -> dic
         "merge": estimate_merge(aligned, tuned),
         "sweep": forecast(settings, aligned, points=1, prompts=prompts, memory=memory),
     }
+
+
+def forecast_merge(
+    settings: Settings, method: Plugin, parameters: Mapping[str, Any], aligned: Checkpoint, others: Sequence[Checkpoint]
+) -> Estimate:
+    """Of a merge to disk, from what the method says of itself."""
+    whole, grams = method.facts["splits"] == "tensor", method.facts["calibration"]
+    seconds = arithmetic_seconds(settings, method, parameters, aligned)
+    return estimate_merge(aligned, *others, whole=whole, grams=grams, arithmetic=seconds)
+
+
+def arithmetic_seconds(settings: Settings, method: Plugin, parameters: Mapping[str, Any], aligned: Checkpoint) -> float:
+    """What a method computes beyond what the disk hides, on a CPU; a survey is a pass more, a GPU takes less."""
+    facts = method.facts
+    element = SECONDS_PER_ELEMENT[facts["splits"]]
+    element += SECONDS_TO_ASK if "whole" in method.takes else 0
+    element += SECONDS_TO_DRAW if facts["random"] else 0
+    matrices = [tensor for tensor in aligned.tensors.values() if len(tensor.shape) == 2]
+    multiplied: float = facts["products"] * sum(tensor.elements * min(tensor.shape) for tensor in matrices)
+    passes = 2 if facts["survey"] and parameters[facts["survey"][0]] else 1
+    return passes * (aligned.parameters * element + multiplied / PRODUCTS_PER_SECOND) / min(settings.threads, THREADS)
 
 
 def forecast(settings: Settings, model: Checkpoint, *, points: int, prompts: int, memory: int) -> Estimate:

@@ -16,7 +16,6 @@ from typing import Any
 from backend.checkpoints.config import check_model_type
 from backend.checkpoints.guard import (
     check_pair,
-    estimate_merge,
     estimate_resident,
     raise_errors,
 )
@@ -27,7 +26,7 @@ from backend.errors import UserError, unknown_name
 from backend.evaluation.runner import plugin_hash
 from backend.evaluation.suites import canonical, sha256
 from backend.jobs.calibration import calibrated_with, find_calibration
-from backend.jobs.forecast import check_room, forecast
+from backend.jobs.forecast import arithmetic_seconds, check_room, forecast, forecast_merge
 from backend.jobs.grids import parse_grid, read_grid, settings_of
 from backend.jobs.named_suites import (
     chosen_suites,
@@ -94,8 +93,16 @@ def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
     steps, grams = method.facts["gives"] == "step", method.facts["calibration"]
     memory = estimate_resident(given.aligned, *given.others, steps=steps, grams=grams)
     estimate = forecast(settings, given.aligned, points=len(turned), prompts=prompts, memory=memory)
+    seconds = arithmetic_seconds(settings, method, {**parameters, **turned[0]}, given.aligned)
+    estimate = replace(estimate, seconds=estimate.seconds + seconds * _merged_anew(turned, method))
     check_room(settings, estimate)
     return Plan("sweep", spec, recipe, recipe_hash(recipe), estimate, given.warnings)
+
+
+def _merged_anew(turned: list[dict[str, float]], method: Plugin) -> int:
+    """How often a sweep computes a merge from the start: steps are kept while only the knob is turned."""
+    knob = method.facts["knob"] if method.facts["gives"] == "step" else ""
+    return len({tuple(value for name, value in one.items() if name != knob) for one in turned})
 
 
 def _plan_evaluate(settings: Settings, request: Mapping[str, Any]) -> Plan:
@@ -142,10 +149,7 @@ def _plan_merge(settings: Settings, request: Mapping[str, Any]) -> Plan:
         "method": identity(method),
         **calibrated_with(settings, spec),
     }
-    facts = method.facts
-    estimate = estimate_merge(
-        given.aligned, *given.others, whole=facts["splits"] == "tensor", grams=facts["calibration"]
-    )
+    estimate = forecast_merge(settings, method, parameters, given.aligned, given.others)
     check_memory(estimate.memory)
     check_space(target or settings.models_root, estimate.disk - (leftover(target) if target else 0))
     return Plan("merge", spec, recipe, recipe_hash(recipe), estimate, given.warnings)

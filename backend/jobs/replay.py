@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.checkpoints.hashes import file_hashes
+from backend.checkpoints.resolve import is_folder_here
 from backend.errors import RunFailed, UserError
 from backend.jobs.calibration import calibrated_with
 from backend.jobs.planning import DEVICES
@@ -63,6 +64,23 @@ def request_of(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     named |= {key: value for key, value in given.items() if value} | {"donor": recipe.get("donor", "aligned")}
     named |= {"device": recipe["device"]} if recipe.get("device") else {}
     return named | {"method": recipe["method"], "parameters": recipe["parameters"], "seed": recipe["seed"]}
+
+
+def check_names(settings: Settings, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse names of the recipe that mean nothing here: of a folder it knows the name, not where it lies.
+
+    Args:
+        recipe: as `read_recipe` gives it.
+        given: as `request_of` takes it.
+    """
+    pairs = [("aligned", recipe["aligned"]), *(("tuned", one) for one in recipe["fine_tuned"])]
+    pairs += dict(recipe.get("extras") or {}).items()
+    for role, name in ((role, str(said["name"])) for role, said in pairs):
+        if not given.get(role) and "/" not in name and not is_folder_here(name, settings):
+            problem = f'the recipe names the folder "{name[:80]}", and none of that name is here'
+            several = role == "tuned" and len(recipe["fine_tuned"]) > 1
+            which = "the folders of all fine-tuned models, in the recipe's order," if several else "its folder"
+            raise UserError(role, problem=problem, remedy=f"Name {which} with --{role}.")
 
 
 def check_inputs(settings: Settings, recipe: Mapping[str, Any], spec: Mapping[str, Any]) -> None:

@@ -135,7 +135,8 @@ class Effect:
     """How far a merge goes, over every tensor counted, before it is rounded to the dtype it is stored in.
 
     With δ = θ1 − θ0: `projection` = ⟨θ − θ0, δ⟩ / ⟨δ, δ⟩ and `distance` = ‖θ − θ0‖ / ‖δ‖. Equal λ is not equal effect,
-    so both stand beside every merged point. No unit; both are 0 where the models are equal.
+    so both stand beside every merged point. No unit; both are None where δ is 0: the method takes no fine-tuned model,
+    or it equals the aligned one.
 
     >>> from torch import tensor
     >>> effect, delta = Effect(), tensor([2.0, 2.0])
@@ -158,9 +159,9 @@ class Effect:
         self.lines += walk.lines
         self.arcs += walk.arcs
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float | None]:
         if not self.whole:
-            return {"projection": 0.0, "distance": 0.0}
+            return {"projection": None, "distance": None}
         return {"projection": self.along / self.whole, "distance": (max(0.0, self.moved) / self.whole) ** 0.5}
 
     def lines_json(self) -> dict[str, dict[str, int]]:

@@ -83,7 +83,7 @@ class ResidentPair:
         parameters: dict[str, Any],
         *,
         effect: Effect | None = None,
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         """Write θ(λ) into `targets` and return its effective projection and distance.
 
         Each number is what `merge_to_folder` would have written, cast to the target's dtype.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     needs="an aligned model and the raw model from before alignment; no fine-tuned one",
     knob="extrapolate",
     gives="step",
+    products=10,
 )
 def lox(
     aligned: Tensor,

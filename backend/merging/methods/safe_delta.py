@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     paper="arXiv:2505.12038",
     needs="an aligned model, one fine-tuned from it, chats that show safe behaviour",
     knob="strength",
+    products=60,
 )
 def safe_delta(
     aligned: Tensor,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     needs="an aligned model, one fine-tuned from it, the raw model from before alignment",
     gives="step",
     survey=("matrices", leaning),
+    products=2,
 )
 def safe_lora(
     aligned: Tensor,

@@ -20,6 +20,7 @@ Share = Annotated[float, Between(0, 2)]
     paper="arXiv:2503.17239",
     needs="an aligned model, one fine-tuned from it, the raw model from before alignment, one tuned on safety data",
     gives="step",
+    products=2,
 )
 def safemerge(
     aligned: Tensor,
