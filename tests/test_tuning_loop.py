@@ -1,6 +1,7 @@
 """The training loop on a tiny random model."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from backend.demo.tokenizer import ASSISTANT, END, PAD, train_tokenizer
 from backend.errors import Cancelled
 from backend.tuning.data import IGNORED, Example, collate, encode, read_rows, shuffled_batches
 from backend.tuning.loop import TrainingSettings, add_lora, batch_loss, sample_losses, train
+from tests import tiny_tuning as tt
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
 
@@ -162,3 +164,23 @@ def test_batches_from_a_sorted_pool_show_every_row_once_and_pad_less():
 
     assert sorted(length for batch in epoch(4) for length in batch) == list(range(1, 17))
     assert sum(max(batch) for batch in epoch(4)) < sum(max(batch) for batch in epoch(1))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_neox"])
+def test_prompts_get_no_logits_and_the_losses_are_those_of_all(family):
+    tools = tt.tools(tt.full(family=family), "gate")
+    rows = [replace(row, prompt=3 + at % 2) for at, row in enumerate(tt.rows(6, length=14)) if len(row.tokens) > 5]
+    assert len({len(row.tokens) for row in rows}) > 1
+    seen = []
+    head = tools.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, given, made: seen.append(made.shape[1]))
+    few = tools.losses(rows)
+    tools._cuts_logits = False
+    every = tools.losses(rows)
+    handle.remove()
+    longest = max(len(row.tokens) for row in rows)
+    assert seen == [longest - 2, longest]
+    torch.testing.assert_close(few, every)
+    pairs = [torch.autograd.grad(one.sum(), tools.parameters, allow_unused=True) for one in (few, every)]
+    for one, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, other)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -106,28 +108,37 @@ class Tools:
         """The rows as padded tensors on the model's device."""
         return Batch(*(tensor.to(self.device) for tensor in collate(rows, self.pad)))
 
-    def logits(self, batch: Batch) -> Tensor:
-        """[rows, length, vocabulary], in half precision where the run computes so."""
+    def logits(self, batch: Batch, begin: int = 0) -> Tensor:
+        """[rows, length − begin, vocabulary], in half precision where the run computes so.
+
+        Those before `begin` are not computed where the model allows it: a large vocabulary makes them most of a batch.
+        """
+        cut = {"logits_to_keep": batch.tokens.shape[1] - begin} if begin and self._cuts_logits else {}
         context = torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
         with context:
-            given: Tensor = self.model(input_ids=batch.tokens, attention_mask=batch.mask, use_cache=False).logits
-        return given
+            given: Tensor = self.model(input_ids=batch.tokens, attention_mask=batch.mask, use_cache=False, **cut).logits
+        return given if cut else given[:, begin:]
+
+    @cached_property
+    def _cuts_logits(self) -> bool:
+        whole = self.model.get_base_model() if self.is_adapter else self.model
+        return "logits_to_keep" in inspect.signature(whole.forward).parameters
 
     def losses(self, rows: Sequence[Example]) -> Tensor:
         """Mean negative log-likelihood of each row's answer, [rows], with its graph."""
-        batch = self.batch_of(rows)
-        return sample_losses(self.logits(batch), batch.labels)
+        batch, begin = self.batch_of(rows), _before_answers(rows)
+        return sample_losses(self.logits(batch, begin), batch.labels[:, begin:])
 
     def drifts(self, rows: Sequence[Example], temperature: float = 1.0) -> Tensor:
         """Mean KL(π_start || π) over each row's answer, [rows], with its graph."""
-        batch = self.batch_of(rows)
-        start = self.start_logits(batch)
-        return divergences(self.logits(batch), start, batch.labels, temperature)
+        batch, begin = self.batch_of(rows), _before_answers(rows)
+        start = self.start_logits(batch, begin)
+        return divergences(self.logits(batch, begin), start, batch.labels[:, begin:], temperature)
 
-    def start_logits(self, batch: Batch) -> Tensor:
+    def start_logits(self, batch: Batch, begin: int = 0) -> Tensor:
         """The logits that the model had before training."""
         with torch.no_grad(), self._start_model():
-            return self.logits(batch)
+            return self.logits(batch, begin)
 
     @torch.no_grad()
     def start_losses(self, rows: Sequence[Example]) -> list[float]:
@@ -258,6 +269,11 @@ class Tools:
         if not all("exp_avg_sq" in state.get(one, {}) for one in self.parameters):
             return None
         return [1 / (state[one]["exp_avg_sq"].float().sqrt() + 1e-8) for one in self.parameters]
+
+
+def _before_answers(rows: Sequence[Example]) -> int:
+    """The first position whose logits predict a token that one of the rows learns."""
+    return max(0, min(row.prompt for row in rows) - 1)
 
 
 def weighted(direction: Gradient, metric: Gradient | None) -> Gradient:
