@@ -5,7 +5,8 @@ import weakref
 import pytest
 import torch
 
-from backend.tuning.gradients import Collector, can_gate, can_sample
+from backend.tuning import tools as tools_module
+from backend.tuning.gradients import Collector, Keeper, can_gate, can_sample
 from backend.tuning.loop import save_memory
 from backend.tuning.window import Window
 from tests import tiny_tuning as tt
@@ -143,18 +144,40 @@ def test_scoring_a_pool_holds_one_chunk_of_gradients_however_large_it_is(scorer,
     tools = tt.tools(tt.lora())
     tools.scorer, tools.chunk = scorer, 4
     alive, peak = weakref.WeakSet(), 0
-    add = Collector.add
+    for kind in (Collector, Keeper):
 
-    def counted(self, place, gradients):
-        nonlocal peak
-        alive.add(gradients)
-        peak = max(peak, sum(one.numel() for one in alive))
-        return add(self, place, gradients)
+        def counted(self, place, gradients, add=kind.add):
+            nonlocal peak
+            alive.add(gradients)
+            peak = max(peak, sum(one.numel() for one in alive))
+            return add(self, place, gradients)
 
-    monkeypatch.setattr(Collector, "add", counted)
+        monkeypatch.setattr(kind, "add", counted)
     peaks = []
-    for count in (8, 48):
+    for count in (48, 480):
         peak = 0
-        tools.score(tt.rows(count), tools.zeros())
+        tools.score(tt.rows(count, length=6), tools.zeros())
         peaks.append(peak)
     assert peaks[0] == peaks[1] > 0
+
+
+def test_references_looked_at_together_get_the_scores_of_those_looked_at_layer_by_layer(monkeypatch):
+    rows, found = tt.rows(30), []
+    for least in (0, 2**28):
+        monkeypatch.setattr(tools_module, "KEPT_AT_ONCE", least)
+        tools = tt.tools(tt.lora())
+        direction = [torch.ones_like(one) for one in tools.parameters]
+        found += [tools.score(rows, direction), tools.score(rows, direction, metric=direction)]
+    for one, other in zip(found[:2], found[2:], strict=True):
+        for ours, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_short_references_go_through_together_up_to_the_tokens_of_a_batch():
+    tools = tt.tools(tt.lora())
+    longest = max(len(row.tokens) for row in tools.task)
+    rows = sorted(tt.rows(60), key=lambda row: len(row.tokens))
+    parts = list(tools._as_long_as_a_batch(rows))
+    assert [row for part in parts for row in part] == rows
+    assert all(len(part) * len(part[-1].tokens) <= tools.chunk * longest for part in parts)
+    assert len(parts[0]) > tools.chunk

@@ -76,20 +76,20 @@ def _is_linear_in_parameters(module: nn.Module) -> bool:
 
 # ------------------------------------------------------------------------------------------------ sample
 
+NOTHING = "No layer handed in a gradient. Choose scores = single for this model."
+
 
 class Collector:
-    """Sums up what the layers hand in: dots and squared lengths, and the gradients themselves where `keep` is set.
+    """Sums up what the layers hand in: dots and squared lengths, layer by layer.
 
     Args:
         direction: d, or None where only lengths are wanted.
         metric: a diagonal that both are taken in, as AdamW would apply gradients; None for the plain product.
     """
 
-    def __init__(self, direction: Gradient | None, *, metric: Gradient | None = None, keep: bool = False) -> None:
+    def __init__(self, direction: Gradient | None, *, metric: Gradient | None = None) -> None:
         self._direction = direction
         self._metric = metric
-        self._keep = keep
-        self.kept: dict[int, Tensor] = {}
         self._dots: Tensor | None = None
         self._lengths: list[Tensor] = []  # a layer's part each: adding all up once is cheaper
 
@@ -102,23 +102,64 @@ class Collector:
         if self._direction is not None:
             along = self._direction[place].flatten()
             self._dots = weighted @ along if self._dots is None else self._dots.addmv_(weighted, along)
-        if self._keep:
-            self.kept[place] = gradients
 
     def scores(self, losses: Tensor) -> Scores:
         """What was collected, beside the losses it belongs to."""
         if not self._lengths:
-            raise RunFailed("No layer handed in a gradient. Choose scores = single for this model.")
+            raise RunFailed(NOTHING)
         squares = torch.stack(self._lengths).sum(0)
         dots = torch.zeros_like(squares) if self._dots is None else self._dots
         return Scores(wide(losses.detach()).cpu(), dots.cpu(), squares.clamp(min=0).sqrt().cpu())
+
+
+class Keeper:
+    """Keeps all that the layers hand in, and looks at it once at the end.
+
+    A few operations over all of it: many small ones would each wake the other threads.
+
+    Args:
+        direction: d, a tensor for every trained parameter.
+        metric: as in `Collector`.
+    """
+
+    def __init__(self, direction: Gradient, *, metric: Gradient | None = None) -> None:
+        self._direction = direction
+        self._metric = metric
+        self._parts: dict[int, Tensor] = {}
+        self.flat: Tensor | None = None  # [samples, numbers of all trained parameters in their order], fp32 at least
+
+    def add(self, place: int, gradients: Tensor) -> None:
+        """Take in one layer's gradients, [samples, outputs, inputs]."""
+        self._parts[place] = gradients.flatten(1)
+
+    def scores(self, losses: Tensor) -> Scores:
+        """What was collected, beside the losses it belongs to."""
+        if not self._parts:
+            raise RunFailed(NOTHING)
+        some = next(iter(self._parts.values()))
+        parts = [
+            self._parts[place] if place in self._parts else some.new_zeros(len(some), one.numel())
+            for place, one in enumerate(self._direction)
+        ]
+        self._parts = {}
+        self.flat = wide(torch.cat(parts, 1))
+        weighted = self.flat if self._metric is None else self.flat * _laid_flat(self._metric)
+        squares = torch.linalg.vector_norm(self.flat, dim=1).square()
+        if weighted is not self.flat:
+            squares = (self.flat * weighted).sum(1)
+        dots = weighted @ _laid_flat(self._direction).to(weighted.dtype)
+        return Scores(wide(losses.detach()).cpu(), dots.cpu(), squares.clamp(min=0).sqrt().cpu())
+
+
+def _laid_flat(gradient: Gradient) -> Tensor:
+    return torch.cat([one.reshape(-1) for one in gradient])
 
 
 class PerSample(torch.autograd.Function):
     """x Wᵀ, whose backward pass leaves one weight gradient per sample with a collector, and none with the weight."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, collector: Collector, place: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, collector: Collector | Keeper, place: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.collector, ctx.place = collector, place
         return functional.linear(x, weight)
@@ -132,7 +173,7 @@ class PerSample(torch.autograd.Function):
 
 
 @contextmanager
-def per_sample(layers: Sequence[Layer], collector: Collector) -> Iterator[None]:
+def per_sample(layers: Sequence[Layer], collector: Collector | Keeper) -> Iterator[None]:
     """Within, the backward passes of these trained linear layers feed `collector` and no weight's gradient."""
 
     def replaced(module: nn.Linear, place: int) -> Any:

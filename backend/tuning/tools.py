@@ -20,6 +20,7 @@ from backend.tuning.data import Batch, Example, collate
 from backend.tuning.gradients import (
     Collector,
     Gradient,
+    Keeper,
     Scores,
     can_gate,
     can_sample,
@@ -33,6 +34,7 @@ from backend.tuning.scores import wide
 
 Losses = Callable[[Sequence[Example]], Tensor]
 SHARE_OF_FREE_MEMORY = 0.25
+KEPT_AT_ONCE = 2**28  # bytes of single gradients of references that are looked at together instead of layer by layer
 
 
 @dataclass
@@ -183,6 +185,17 @@ class Tools:
         for start in range(0, len(rows), self.chunk):
             yield rows[start : start + self.chunk]
 
+    def _as_long_as_a_batch(self, rows: Sequence[Example]) -> Iterator[Sequence[Example]]:
+        """`rows`, the shorter ones first, in parts of no more tokens than a chunk of the longest task rows has."""
+        most = self.chunk * max((len(one.tokens) for one in self.task), default=0)
+        start = 0
+        while start < len(rows):
+            end = start + 1
+            while end < len(rows) and (end - start < self.chunk or (end + 1 - start) * len(rows[end].tokens) <= most):
+                end += 1
+            yield rows[start:end]
+            start = end
+
     # ---------------------------------------------------------------------------------------------- gradients
 
     def zeros(self) -> Gradient:
@@ -215,11 +228,12 @@ class Tools:
     ) -> Scores:
         """Loss, <g_i, direction> and |g_i| of every row; chunk by chunk, nothing is kept, whatever their number.
 
-        Rows of like length go through together, since every row of a chunk costs as much as its longest.
+        Rows of like length go through together, since every row of a chunk costs as much as its longest, and short ones
+        many at a time.
         """
         order = sorted(range(len(rows)), key=lambda one: len(rows[one].tokens))
         back = torch.tensor(order).argsort()
-        chunks = self.chunks([rows[one] for one in order])
+        chunks = self._as_long_as_a_batch([rows[one] for one in order])
         parts = [self._score_chunk(part, direction, losses or self.losses, metric) for part in chunks]
         norms = None if parts[0].norms is None else torch.cat([part.norms for part in parts if part.norms is not None])
         found = torch.cat([p.losses for p in parts]), torch.cat([p.dots for p in parts])
@@ -229,7 +243,8 @@ class Tools:
         self, rows: Sequence[Example], direction: Gradient, losses: Losses, metric: Gradient | None
     ) -> Scores:
         if self.scorer == "sample":
-            collector = Collector(direction, metric=metric)
+            small = len(rows) * self._sample_bytes() // self.batch <= KEPT_AT_ONCE
+            collector = (Keeper if small else Collector)(direction, metric=metric)
             with per_sample(self.layers, collector):
                 values = losses(rows)
                 values.sum().backward()  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backend.tuning.data import Example
-from backend.tuning.gradients import Collector, Gradient, Scores, gates, per_sample
+from backend.tuning.gradients import Gradient, Keeper, Scores, gates, per_sample
 from backend.tuning.scores import wide
 from backend.tuning.tools import Losses, Tools, weighted
 
@@ -32,7 +32,7 @@ class Window:
         self.tokens = [row.targets for row in rows]
         self.norm = norm
         self.scores: Scores | None = None
-        self._kept: list[dict[int, Tensor]] = []
+        self._kept: list[Tensor] = []
 
     def plain(self, losses: Losses) -> float:
         """The mean of the rows' losses, or of their tokens'."""
@@ -51,12 +51,13 @@ class Window:
         if tools.scorer == "sample":
             parts = []
             for part in tools.chunks(self.rows):
-                collector = Collector(direction, metric=metric, keep=True)
-                with per_sample(tools.layers, collector):
+                keeper = Keeper(direction, metric=metric)
+                with per_sample(tools.layers, keeper):
                     values = tools.losses(part)
                     values.sum().backward()  # type: ignore[no-untyped-call]
-                parts.append(collector.scores(values))
-                self._kept.append(collector.kept)
+                parts.append(keeper.scores(values))
+                assert keeper.flat is not None
+                self._kept.append(keeper.flat)
         elif tools.scorer == "gate":
             parts = [self._gate(part, weighted(direction, metric)) for part in tools.chunks(self.rows)]
         else:
@@ -95,14 +96,12 @@ class Window:
         return float((weights * self.scores.losses).sum())
 
     def _recombine(self, weights: Tensor) -> None:
-        shares = torch.split(weights.to(self._kept[0][0].device), [len(one) for one in self.tools.chunks(self.rows)])
-        for place, parameter in enumerate(self.tools.parameters):
-            sums = [
-                (p.to(flat.dtype) @ flat).view_as(parameter)
-                for p, flat in zip(shares, (wide(kept[place].flatten(1)) for kept in self._kept), strict=True)
-            ]
-            total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
-            parameter.grad = total.to(parameter.dtype)
+        shares = torch.split(weights.to(self._kept[0]), [len(kept) for kept in self._kept])
+        sums = [p @ flat for p, flat in zip(shares, self._kept, strict=True)]
+        total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+        parameters = self.tools.parameters
+        for part, one in zip(torch.split(total, [one.numel() for one in parameters]), parameters, strict=True):
+            one.grad = part.view_as(one).to(one.dtype)
 
     def _subtract(self, weights: Tensor) -> None:
         """(Σ all − Σ dropped)/K: the second pass goes over the few dropped rows, not the many kept ones."""
