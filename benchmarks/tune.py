@@ -3,12 +3,12 @@
     python benchmarks/tune.py [--model demo|100m] [--blocks 8] [--arms sample,gate,single] [--trainer] [--most 1.3]
 
 Every arm trains its own copy from the same start. Blocks of eight steps (one fresh reference direction each) are timed
-in turn; the time of a refresh is shared out over the steps between two refreshes. Ratios are to the `sft` block beside
-it: median with a bootstrap interval. On a CPU they are of processor seconds, which other work on the machine disturbs
-less. `single` is the same rule with one backward pass per row, as the published code has it; its choices must be those
-of `sample` (after four full-size steps: before, the drift of the references is rounding noise). `--trainer` adds
-transformers' Trainer with PEFT on the same batches against our `sft`. Exits 1 when `sample` costs more than `--most`,
-the choices differ or our loop is slower than the Trainer.
+in turn; the time of a later refresh is shared out over the steps between two refreshes. Ratios are to the `sft` block
+beside it: median with a bootstrap interval. On a CPU they are of processor seconds, which other work on the machine
+disturbs less. `single` is the same rule with one backward pass per row, as the published code has it; its choices must
+be those of `sample` (after four full-size steps: before, the drift of the references is rounding noise). `--trainer`
+adds transformers' Trainer with PEFT on the same batches against our `sft`. Exits 1 when `sample` costs more than
+`--most`, the choices differ or our loop is slower than the Trainer.
 """
 
 from __future__ import annotations
@@ -118,22 +118,22 @@ def steps(run, count: int, device) -> tuple[float, list[dict]]:
 
 
 def compare(made, blocks: int, device) -> dict:
-    """Warm up every arm through its first refresh, then time blocks in turn."""
-    refresh: dict[str, float] = {}
+    """Warm up every arm through its first refresh, then time blocks in turn, and blocks with a later refresh in them.
+
+    A later refresh costs more than the first: it also looks at the references chosen before.
+    """
     dropped = {name: [] for name in made}
     seconds: dict[str, list[float]] = {name: [] for name in made}
     for block in range(-1, blocks):
         for name, run in made.items():
             took, told = steps(run, BLOCK, device)
             dropped[name] += [(event["step"], event["id"]) for event in told if event["event"] == "dropped"]
-            if block < 0:
-                refresh[name] = took
-            else:
+            if block >= 0:
                 seconds[name].append(took)
     report = {"sft_seconds_a_step": round(statistics.median(seconds["sft"]) / BLOCK, 4)}
     for name in made:
         if name != "sft":
-            extra = max(0.0, refresh[name] - statistics.median(seconds[name]))  # of the block with the refresh in it
+            extra = max(0.0, refreshing(made[name], device) - statistics.median(seconds[name]))
             shared = BLOCK * extra / EVERY
             ratios = [(ours + shared) / plain for ours, plain in zip(seconds[name], seconds["sft"], strict=True)]
             bare = statistics.median(ours / plain for ours, plain in zip(seconds[name], seconds["sft"], strict=True))
@@ -142,6 +142,15 @@ def compare(made, blocks: int, device) -> dict:
         report["choices"] = len(dropped["sample"])
         report["same_choices_as_single"] = dropped["sample"] == dropped["single"]
     return report
+
+
+def refreshing(run, device) -> float:
+    """Seconds of a block with a refresh in it, the median of three."""
+    took = []
+    for _ in range(3):
+        run.strategy.refreshed -= EVERY  # as if the last one were long ago
+        took.append(steps(run, BLOCK, device)[0])
+    return statistics.median(took)
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -51,11 +51,13 @@ class Crew:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
 
-        def alone(block: Block) -> None:
+        def part(number: int) -> None:
             with torch.inference_mode():  # which is each thread's own
-                work(block)
+                for block in blocks[number * share : (number + 1) * share]:
+                    work(block)
 
-        for _ in self._pool.map(alone, blocks):
+        share = -(-len(blocks) // self._threads)  # handing over every block by itself would cost as much as it takes
+        for _ in self._pool.map(part, range(self._threads)):
             pass
 
     def room(self, number: int, like: Tensor) -> Tensor:
