@@ -227,3 +227,13 @@ def test_curves_are_written_as_filters_where_these_find_the_same_tensors() -> No
     assert (again["method"], again["parameters"]) == ("slerp_curves", halves)
     with pytest.raises(UserError, match=r"does not tell that `h.0.attn.c_attn.weight` is attention"):
         to_mergekit(spec, aligned=named("h.0.attn.c_attn.weight"))
+    with pytest.raises(UserError, match="two stacks of layers"):
+        to_mergekit(spec, aligned=named(*names, "vision_tower.encoder.layers.0.mlp.fc1.weight"))
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &x [1]\nb: *x\nmerge_method: ties", "merge_method: " + "[" * 5000, f"merge_method: {'9' * 5000}"]
+)
+def test_a_file_that_is_made_to_break_readers_is_one_sentence(text: str) -> None:
+    with pytest.raises(UserError, match="from-mergekit"):
+        from_mergekit(text, "aligned")

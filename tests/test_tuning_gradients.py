@@ -1,6 +1,7 @@
 """Scores from one backward pass against explicit gradients, one sample at a time."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -181,3 +182,19 @@ def test_short_references_go_through_together_up_to_the_tokens_of_a_batch():
     assert [row for part in parts for row in part] == rows
     assert all(len(part) * len(part[-1].tokens) <= tools.chunk * longest for part in parts)
     assert len(parts[0]) > tools.chunk
+    tools.task = [replace(row, prompt=len(row.tokens) - 1) for row in tools.task]  # answers of one token
+    assert {len(part) for part in list(tools._as_long_as_a_batch(rows))[:-1]} == {tools.chunk}, (
+        "short prompts, long answers"
+    )
+
+
+def test_a_layer_that_is_used_twice_is_kept_with_both_of_its_gradients():
+    direction = [torch.ones(2, 3), torch.ones(4)]
+    keeper = Keeper(direction)
+    first, second = torch.randn(5, 2, 3), torch.randn(5, 2, 3)
+    keeper.add(0, first)
+    keeper.add(0, second)
+    found = keeper.scores(torch.zeros(5))
+    torch.testing.assert_close(found.dots, (first + second).flatten(1).sum(1))
+    assert keeper.flat is not None
+    assert keeper.flat[:, 6:].abs().max() == 0, "a parameter that no layer used"

@@ -55,7 +55,7 @@ def _squares(matrices: Matrices, numbers: Callable[[str], Sequence[float]]) -> f
     found = seen = 0.0
     for name in names[:: max(1, len(names) // MATRICES)]:
         sample = numbers(name)
-        found += matrices[name].elements * sum(number**2 for number in sample) / len(sample)
+        found += matrices[name].elements * sum(number * number for number in sample) / len(sample)
         seen += matrices[name].elements
     return found / seen * sum(one.elements for one in matrices.values()) if seen else 0.0
 

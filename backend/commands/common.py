@@ -69,7 +69,7 @@ def number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError("lambda", got=text, allowed="a number from 0 to 1") from None
+        raise UserError("lambda", got=text, allowed="a number") from None
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:

@@ -39,8 +39,10 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._open = False
         if self._pool is not None:
-            self._pool.shutdown()
-            torch.set_num_threads(self._threads)
+            try:
+                self._pool.shutdown()
+            finally:
+                torch.set_num_threads(self._threads)
 
     def each(self, work: Callable[[Block], object], blocks: Sequence[Block], device: torch.device) -> None:
         """Do `work` for every block, in any order."""

@@ -77,7 +77,7 @@ class DualSelect(Strategy):
     def effort(self, batch: int) -> float:
         if not self.acts:
             return 1.0
-        return 1.3 if self.rules.scores != "single" else 5.0  # benchmarks/tune.py
+        return 1.25 if self.rules.scores != "single" else 4.0  # benchmarks/tune.py
 
     def prepare(self, tools: Tools) -> None:
         super().prepare(tools)

@@ -130,7 +130,8 @@ class Keeper:
 
     def add(self, place: int, gradients: Tensor) -> None:
         """Take in one layer's gradients, [samples, outputs, inputs]."""
-        self._parts[place] = gradients.flatten(1)
+        flat = gradients.flatten(1)
+        self._parts[place] = self._parts[place] + flat if place in self._parts else flat
 
     def scores(self, losses: Tensor) -> Scores:
         """What was collected, beside the losses it belongs to."""
@@ -143,10 +144,10 @@ class Keeper:
         ]
         self._parts = {}
         self.flat = wide(torch.cat(parts, 1))
+        del parts  # a copy of all of them is there now
         weighted = self.flat if self._metric is None else self.flat * _laid_flat(self._metric)
-        squares = torch.linalg.vector_norm(self.flat, dim=1).square()
-        if weighted is not self.flat:
-            squares = (self.flat * weighted).sum(1)
+        whole = weighted is self.flat
+        squares = torch.linalg.vector_norm(self.flat, dim=1).square() if whole else (self.flat * weighted).sum(1)
         dots = weighted @ _laid_flat(self._direction).to(weighted.dtype)
         return Scores(wide(losses.detach()).cpu(), dots.cpu(), squares.clamp(min=0).sqrt().cpu())
 

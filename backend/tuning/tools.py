@@ -119,7 +119,7 @@ class Tools:
         context = torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
         with context:
             given: Tensor = self.model(input_ids=batch.tokens, attention_mask=batch.mask, use_cache=False, **cut).logits
-        return given if cut else given[:, begin:]
+        return given[:, begin - batch.tokens.shape[1] :]  # all of what was asked for, or the end of more
 
     @cached_property
     def _cuts_logits(self) -> bool:
@@ -186,12 +186,20 @@ class Tools:
             yield rows[start : start + self.chunk]
 
     def _as_long_as_a_batch(self, rows: Sequence[Example]) -> Iterator[Sequence[Example]]:
-        """`rows`, the shorter ones first, in parts of no more tokens than a chunk of the longest task rows has."""
-        most = self.chunk * max((len(one.tokens) for one in self.task), default=0)
+        """`rows`, the shorter ones first, in parts that take no more memory than a chunk of task rows does.
+
+        A part has a chunk's rows at least, and goes on while it has no more tokens and no more logits than a chunk of
+        the longest task rows with the longest answers.
+        """
+        tokens = self.chunk * max((len(one.tokens) for one in self.task), default=0)
+        logits = self.chunk * max((one.targets for one in self.task), default=0)
         start = 0
         while start < len(rows):
-            end = start + 1
-            while end < len(rows) and (end - start < self.chunk or (end + 1 - start) * len(rows[end].tokens) <= most):
+            end, prompt = start, rows[start].prompt
+            while end < len(rows):
+                count, length, prompt = end + 1 - start, len(rows[end].tokens), min(prompt, rows[end].prompt)
+                if count > self.chunk and (count * length > tokens or count * (length - prompt) > logits):
+                    break
                 end += 1
             yield rows[start:end]
             start = end

@@ -80,7 +80,7 @@ def layerwise_knobs(
     wanted = {place: share(place.name, place.depth) for place in places}
     if not names or any(value is None for value in wanted.values()):
         return None
-    if _stacks(names) > 1 and any(len(curve) > 1 for curve in curves):
+    if stacks_of(names) > 1 and any(len(curve) > 1 for curve in curves):
         return None
     for curve in dict.fromkeys([(1.0,), *curves]):
         knobs = _fitted({place: value or 0.0 for place, value in wanted.items()}, curve)
@@ -100,7 +100,7 @@ def arc_knobs(setting: Any, names: Sequence[str]) -> dict[str, Any] | None:
     {'lam': 1.0, 'attention': [0.0, 1.0], 'mlp': [0.5], 'other': [0.5]}
     """
     curves, knobs = list(dict.fromkeys(curves_of(setting))), {}
-    if not names or (_stacks(names) > 1 and any(len(curve) > 1 for curve in curves)):
+    if not names or (stacks_of(names) > 1 and any(len(curve) > 1 for curve in curves)):
         return None
     places = _places(names)
     for module in ("attention", "mlp", "other"):
@@ -122,10 +122,10 @@ def _places(names: Sequence[str]) -> list[Place]:
     return [Place(name, layers=layers) for name in dict.fromkeys([*names, "lm_head.weight"])]
 
 
-def _stacks(names: Sequence[str]) -> int:
+def stacks_of(names: Sequence[str]) -> int:
     """How many stacks of layers a model has; mergekit draws a curve over each of them, a method here over one.
 
-    >>> _stacks(["model.layers.0.w", "model.layers.1.w", "vision_tower.encoder.layers.0.w", "norm.weight"])
+    >>> stacks_of(["model.layers.0.w", "model.layers.1.w", "vision_tower.encoder.layers.0.w", "norm.weight"])
     2
     """
     return len({name[: found.start()] for name in names if (found := LAYER.search(name))})

@@ -178,5 +178,5 @@ def _number(settings: Mapping[str, Any], key: str, default: float | None) -> flo
         raise UserError(FIELD, problem=problem, allowed="one number", remedy=remedy)
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(FIELD, problem=f"{key} is {value!r}"[:100], allowed="a number") from None

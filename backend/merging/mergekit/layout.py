@@ -19,8 +19,10 @@ def read_table(text: str) -> dict[str, Any]:
     import yaml
 
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise UserError(FIELD, problem="the file has aliases", remedy="Write out what they stand for.")
         table = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
         raise UserError(FIELD, problem=f"the file is no YAML{line}", remedy="Check the file.") from None
@@ -49,7 +51,7 @@ def sliced_models(table: Mapping[str, Any], base: str, layers: int | None) -> li
     _check_keys("a slice", slices[0], ("sources",))
     entries = slices[0].get("sources")
     for one in entries if isinstance(entries, list) else ():
-        if isinstance(one, dict) and one.get("layer_range") != [0, layers]:
+        if isinstance(one, dict) and (layers is None or one.get("layer_range") != [0, layers]):
             problem = f"its slice takes the layers {one.get('layer_range')!r} of {base} with {layers or 'unknown'}"
             raise UserError(FIELD, problem=problem[:200], allowed=allowed, remedy="List the models without layers.")
     return _named(entries, ("model", "layer_range", "parameters"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from backend.errors import UserError
 from backend.merging.mergekit.beside import formats_of
+from backend.merging.mergekit.gradients import stacks_of
 from backend.merging.mergekit.words import FAMILY, NORMALIZED, PLAIN, RANDOM, SHARED
 from backend.merging.place import Place
 from backend.types import Checkpoint
@@ -101,6 +102,10 @@ def _curves(parameters: Mapping[str, Any], lam: float, aligned: Checkpoint | Non
         if found != Place(name).module:
             problem = f"a filter of mergekit does not tell that `{name}` is {Place(name).module}"
             raise UserError("to-mergekit", problem=problem, remedy="Keep the recipe.json instead.")
+    names = [] if aligned is None else list(aligned.tensors)
+    if stacks_of(names) > 1 and any(len(parameters[module]) > 1 for module in (*filters, "other")):
+        problem = "mergekit draws a curve over each of the two stacks of layers of this model"
+        raise UserError("to-mergekit", problem=problem, remedy="Keep the recipe.json instead.")
     curves = {module: [lam * value for value in parameters[module]] for module in (*filters, "other")}
     return [{"filter": part, "value": curves[module]} for module, part in filters.items()] + [
         {"value": curves["other"]}
