@@ -19,7 +19,7 @@ def how_many(presets: Sequence[Mapping[str, Any]]) -> gr.Dropdown:
     """How many prompts of each suite are asked."""
     choices = [(_preset(preset), preset["name"]) for preset in presets]
     first = choices[0][1] if choices else None
-    return gr.Dropdown(choices, value=first, label="How many prompts (preset)", filterable=False)
+    return gr.Dropdown(choices, value=first, label="How many prompts", filterable=False)
 
 
 def _preset(preset: Mapping[str, Any]) -> str:
