@@ -7,14 +7,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from backend.__main__ import main
 from backend.api import Studio
+from backend.commands import common
 from backend.commands.common import print_points
 from backend.jobs.worker import worker_lock
 from backend.storage.database import Database
+from backend.types import RunStatus
 from tests import tiny
 from tests.worlds import tiny_world
 
@@ -176,6 +179,12 @@ class PressesCtrlC(Studio):
             raise KeyboardInterrupt
 
         return super().wait(run, press)
+
+
+def test_a_training_that_was_stopped_is_kept_as_it_was_saved():
+    run = SimpleNamespace(kind="tune", id=3, status=RunStatus.INTERRUPTED, spec={})
+    told = "stopped; the training is kept as it was last saved, and runs --restart 3 goes on with it"
+    assert common._stopped(None, run) == told
 
 
 def test_ctrl_c_says_what_is_kept_and_what_goes_on_with_it(world, settings, capsys, monkeypatch, tmp_path):

@@ -150,6 +150,8 @@ def _stopped(studio: Studio, run: Run) -> str:
     if run.status.is_live:
         return f"run {run.id} goes on in the worker; runs --cancel {run.id} stops it"
     again = f"runs --restart {run.id} goes on with"
+    if run.kind == "tune":
+        return f"stopped; the training is kept as it was last saved, and {again} it"
     if run.kind != "merge":
         return f"stopped; finished points are kept, and {again} them"
     begun = merged_folder(studio.settings, run.id, run.spec)
