@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 Block = TypeVar("Block")
 
 
-class Crew:
-    """As many threads as torch computes with; with one thread, or outside a `with`, the caller's own.
+def lone_threads(count: int) -> ThreadPoolExecutor:
+    """Threads that each compute with one thread of torch. Others may read that setting: restore it afterwards."""
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
-    Torch's threads are restored at the end: what a thread of the crew sets for itself others may read.
-    """
+
+class Crew:
+    """As many threads as torch computes with; with one thread, or outside a `with`, the caller's own."""
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
@@ -51,7 +53,7 @@ class Crew:
                 work(block)
             return
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+            self._pool = lone_threads(self._threads)
 
         def part(number: int) -> None:
             with torch.inference_mode():  # which is each thread's own

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from backend.checkpoints.reader import Scratch
@@ -18,6 +18,7 @@ from backend.checkpoints.writer import FolderWriter, Slot
 from backend.lazy import torch
 from backend.merging.arithmetic import merge_block, merge_whole
 from backend.merging.blocks import Splits, Whole, over_blocks, spans
+from backend.merging.crew import lone_threads
 from backend.merging.inputs import Bundle, Models
 from backend.merging.ops import Effect, Walk
 from backend.registry import Plugin
@@ -55,7 +56,7 @@ class Stream:
         self._check = check
         self._device = device
         self._threads = max(1, min(MOST_THREADS, torch.get_num_threads()))
-        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = lone_threads(self._threads)
         self._scratch = Scratch()
         _keep_freed_memory()
 
