@@ -1,10 +1,11 @@
 """How fast θ(λ) is written into a loaded model, as a share of the machine's copy bandwidth, measured in the same run.
 
-    python benchmarks/rewrite.py --parameters 0.5 --rounds 5
+    python benchmarks/rewrite.py --parameters 0.5 --rounds 5 --into bf16
 
 Copy bandwidth is that of `torch.Tensor.copy_` between tensors of the model's shapes: bytes read plus bytes written over
 seconds. A rewrite is charged only what no implementation can leave out: reading what θ(λ) is formed from (both ends, or
-θ0 and the fp32 step) and writing θ(λ). The aim is 0.7. Needs no network and no checkpoint.
+θ0 and the fp32 step) and writing θ(λ). The aim is 0.7. A bf16 pair is written into a bf16 model, as a GPU holds one, or
+into fp32, as the studio loads it on a CPU. Needs no network and no checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from backend.registry import methods
 from benchmarks.clock import timed
 
 WIDTH, HIDDEN, VOCABULARY = 1024, 4096, 32000
-METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear")
+METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "breadcrumbs", "layerwise", "resta")
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Memory:
@@ -83,34 +85,41 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--into", default="bf16", choices=DTYPES, help="the number format of the loaded model")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there")
     options = parser.parse_args()
-    table = measure(options.parameters, options.rounds, options.methods.split(","), options.device)
+    table = measure(options.parameters, options.rounds, options.methods.split(","), options.device, options.into)
     if options.json:
         Path(options.json).write_text(json.dumps(table, indent=1))
 
 
-def measure(billions: float, rounds: int, names: list[str], device: str) -> dict[str, object]:
+def measure(billions: float, rounds: int, names: list[str], device: str, into: str = "bf16") -> dict[str, object]:
     """Print a line for each method and return all numbers."""
     torch.manual_seed(0)
     start = make_tensors(billions, device, torch.bfloat16)
     goal = {name: one + 0.001 * torch.randn_like(one) for name, one in start.items()}
-    targets = {name: torch.empty_like(one) for name, one in start.items()}
+    other = {name: one - 0.001 * torch.randn_like(one) for name, one in start.items()}
+    copies = {name: torch.empty_like(one) for name, one in start.items()}
+    targets = {name: torch.empty_like(one, dtype=DTYPES[into]) for name, one in start.items()}
     count = sum(one.numel() for one in start.values())
-    table: dict[str, object] = {"parameters": count, "device": device, "threads": torch.get_num_threads()}
+    table: dict[str, object] = {"parameters": count, "device": device, "into": into, "threads": torch.get_num_threads()}
 
     def copy() -> None:
         for name, one in start.items():
-            targets[name].copy_(one)
+            copies[name].copy_(one)
 
-    print(f"{count / 1e9:.2f} · 10⁹ parameters in bf16 on {device}, {torch.get_num_threads()} threads", flush=True)
+    print(
+        f"{count / 1e9:.2f} · 10⁹ parameters in bf16, into {into}, on {device}, {torch.get_num_threads()} threads",
+        flush=True,
+    )
     print(f"{'method':18}{'s per λ':>9}{'GB/s':>8}{'copy GB/s':>11}   share of copy, median [min, max]")
     for name in names:
         method = methods.get(name)
-        pair = ResidentPair(Memory(start), Memory(goal), device)
-        knobs = check_request(method, {})
+        extras = {name: Memory(other) for name in method.facts["extras"]}
+        pair = ResidentPair(Memory(start), Memory(goal), device, extras=extras)
+        knobs = check_request(method, {}, extras=list(extras))
         pair.write_into(targets, method, knobs)  # a sweep computes its step once
-        moved = count * (2 + 2 + (4 if method.facts["gives"] == "step" else 2))
+        moved = count * (2 + DTYPES[into].itemsize + (4 if method.facts["gives"] == "step" else 2))
         shares, spent, speeds = [], [], []
         for turn in range(rounds):
             knobs[method.facts["knob"]] = 0.3 + 0.1 * (turn % 5)

@@ -25,10 +25,11 @@ from backend.checkpoints.folder import read_folder
 from backend.checkpoints.guard import estimate_merge
 from backend.checkpoints.hashes import HashesAhead, file_hash, file_hashes
 from backend.checkpoints.reader import open_source
-from backend.errors import Cancelled, Interrupted, RunFailed
-from backend.merging import arithmetic, blocks, stream
+from backend.errors import Cancelled, Interrupted, RunFailed, UserError
+from backend.merging import arithmetic, blocks, passes, stream
 from backend.merging.arithmetic import merge_block, merge_whole, rewrite, walked_step
 from backend.merging.blocks import over_blocks, spans
+from backend.merging.crew import Crew
 from backend.merging.engine import merge_to_folder
 from backend.merging.inputs import Bundle, check_request
 from backend.merging.place import Place
@@ -127,7 +128,7 @@ def test_rows_of_the_donor_stay_bit_for_bit_wherever_blocks_are_cut(method: Plug
     if rewrite(bundle, method, knobs, target, step=step and step[0]):
         assert bits(target) == bits(expected)
     else:
-        assert method.name in ("slerp", "resta")
+        assert method.name == "slerp"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -208,22 +209,82 @@ def test_files_equal_the_pair_in_memory_whatever_the_threads(large: Any, tmp_pat
     assert all(bits(targets[name]) == bits(merged.read(name)) for name in merged.names())
 
 
-@pytest.mark.parametrize("method", ["task_arithmetic", "slerp"])
-def test_a_crew_of_threads_rewrites_a_model_with_the_bits_of_one(large: Any, method: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(arithmetic, "CACHED", 5000)
+@pytest.mark.parametrize("into", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "slerp", "resta"])
+def test_a_model_is_rewritten_with_the_bits_of_one_thread_without_numba(
+    large: Any, method: str, into: torch.dtype, tmp_path: Path, monkeypatch: Any
+) -> None:
     plugin, found = methods.get(method), []
-    pair = ResidentPair(open_source(large[0]), open_source(large[1]))
-    for threads in (1, 3):
+    extras = dict.fromkeys(plugin.facts["extras"], open_source(large[1]))
+    pair = ResidentPair(open_source(large[0]), open_source(large[1]), extras=extras)
+    knob, knobs = plugin.facts["knob"], check_request(plugin, {}, extras=list(extras))
+    for threads, worth in ((1, 2**40), (3, 2**40), (3, 1000)):
         torch.set_num_threads(threads)
+        monkeypatch.setattr(passes, "WORTH", worth)
+        monkeypatch.setattr(passes, "CACHED", 5000)
         try:
             for lam in (0.2, 0.7):  # the second λ knows all that it asks of the pair
-                targets = {name: torch.empty_like(open_source(large[0]).read(name)) for name in large[0].tensors}
-                pair.write_into(targets, plugin, check_request(plugin, {"lam": lam}))
+                targets = {name: torch.empty(one.shape, dtype=into) for name, one in large[0].tensors.items()}
+                pair.write_into(targets, plugin, knobs | {knob: lam})
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(1)
         found.append({name: bits(target) for name, target in targets.items()})
+    assert found[0] == found[1] == found[2]
+    recipe = merge_to_folder(
+        *large, plugin, knobs | {knob: 0.7}, tmp_path / "out", extras=dict.fromkeys(extras, large[1])
+    )
+    merged = open_source(read_folder("out", tmp_path / "out"))
+    assert found[0] == {name: bits(merged.read(name).to(into)) for name in merged.names()}, recipe["method"]
+
+
+HALF, FULL = torch.bfloat16, torch.float32
+ODD = [0.0, -0.0, 1e-45, -1e-39, 1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1e-3, 3e17, -3e17]  # ties, denormals
+
+
+@pytest.mark.parametrize("reads", [HALF, FULL], ids=str)
+@pytest.mark.parametrize("stored", [HALF, FULL], ids=str)
+@pytest.mark.parametrize("into", [HALF, FULL], ids=str)
+def test_compiled_loops_round_as_torch_does(
+    reads: torch.dtype, stored: torch.dtype, into: torch.dtype, monkeypatch: Any
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    origin = torch.cat([torch.tensor(ODD), torch.randn(5000, generator=generator)]).to(reads)
+    goal = origin[torch.randperm(len(origin), generator=generator)]
+    step, found = goal.float() * (1 + 2**-12), []
+    for worth in (2**40, 1):
+        monkeypatch.setattr(passes, "WORTH", worth)
+        targets = [torch.full(origin.shape, 7.0, dtype=into) for _ in range(4)]
+        passes.write_step(origin, step, 0.3, targets[0], stored, Crew())
+        passes.write_blend(origin, goal, (0.3, 0.71), targets[1], stored, Crew())
+        for share, target in zip((0.3, 0.7), targets[2:], strict=True):
+            passes.write_line(origin, goal, share, target, Crew())
+        found.append([bits(target) for target in targets])
+        assert (passes._loops_for(origin, targets[0], stored) is None) == (worth > 1)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+def test_a_walk_past_the_end_that_leaves_fp16_is_refused(method: str) -> None:
+    plugin, ends = methods.get(method), [torch.tensor([0.0, 1.0]).half(), torch.tensor([6e4, 1.0]).half()]
+    bundle = Bundle.of(Place("w"), ends[0], ends[1:])
+    step = walked_step(bundle, plugin, {"lam": 1.5})[0] if plugin.facts["gives"] == "step" else None
+    assert rewrite(bundle, plugin, {"lam": 1.5}, torch.empty_like(ends[0]), step=step) is None
+    with pytest.raises(UserError, match="w: got 90000.0; allowed is up to 65504" if step else "w: got inf"):
+        merge_whole(bundle, plugin, {"lam": 1.5})
+
+
+def test_what_a_thread_of_a_crew_raises_is_raised() -> None:
+    def fail(block: int) -> None:
+        raise ValueError(f"block {block}")
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="block 0"), Crew() as crew:
+            crew.each(fail, [0, 1], torch.device("cpu"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 @given(st.lists(st.sampled_from([0.0, 1e-45, 1e-20, 0.5, 1.0, 3.0, 1e30]), min_size=1, max_size=40), st.integers(1, 7))

@@ -6,7 +6,6 @@ path to files and the path in memory both end in `merge_block`, so they agree bi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from backend.errors import UserError
@@ -15,14 +14,13 @@ from backend.merging.blocks import BLOCK, Whole, over_blocks, spans
 from backend.merging.crew import Crew
 from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle
 from backend.merging.ops import STRAIGHT, Blend, Walk, round_once
+from backend.merging.passes import GPU_BLOCK, write_blend, write_line, write_step
 from backend.registry import Plugin
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Step = tuple["Tensor | None", "Tensor"]
-GPU_BLOCK = 2**27
-CACHED = 2**17  # elements of a block that is rewritten in memory
 
 
 def merge_one(bundle: Bundle, method: Plugin, parameters: dict[str, Any], *, step: Step | None = None) -> Tensor:
@@ -79,7 +77,7 @@ def merge_block(
     start, knob = block.aligned, parameters[method.facts["knob"]]
     straight = method.facts["straight"] and len(block.tuned) == 1
     if straight and block.tuned[0].dtype == start.dtype:
-        rounded, walk = _call(Arguments(block, whole, stored=True), method, parameters), STRAIGHT
+        exact, walk = _call(Arguments(block, whole, stored=True), method, parameters), STRAIGHT
     else:
         given = Arguments(block, whole)
         if method.facts["gives"] == "step":
@@ -97,7 +95,7 @@ def merge_block(
         else:
             exact = _call(given, method, parameters)
             walk = STRAIGHT if straight else _walk(given, exact, None, block.shared)
-        rounded = round_once(exact, start.dtype, block.place.name)
+    rounded = round_once(exact, start.dtype, block.place.name)
     if block.shared is not None:
         ours, theirs = rounded.reshape(-1)[: block.shared], start.reshape(-1)[block.shared :]
         rounded = torch.cat([ours, theirs]).reshape(rounded.shape)
@@ -118,8 +116,8 @@ def rewrite(
 ) -> Walk | None:
     """Write what `merge_one` gives straight into `target`, for what a sweep does most; None where that is not enough.
 
-    That is a straight walk between two tensors of one dtype, a known step from the aligned tensor, and a blend of two
-    of which all that it asks is known. Gives how far it goes; of a step its caller knows that.
+    That is a straight walk between two tensors of one dtype, a known step, and a blend of two of which all that it asks
+    is known. Gives how far it goes; of a step its caller knows that.
     """
     start, knob, crew = bundle.aligned, parameters[method.facts["knob"]], crew or Crew()
     like = target.is_contiguous() and target.device == start.device
@@ -127,31 +125,24 @@ def rewrite(
         return None
     if method.facts["straight"] and len(bundle.tuned) == 1:
         goal = bundle.tuned[0]
-        if not goal.dtype == start.dtype == target.dtype:
+        if goal.dtype != start.dtype or (start.dtype == torch.float16 and not 0 <= knob <= 1):
             return None
         if knob in (0, 1):  # lerp would turn −0.0 into 0.0
             target.copy_(goal if knob else start)
         else:
-            torch.lerp(start, goal, knob, out=target)
-        _keep_tail(bundle, target)
+            write_line(start, goal, knob, target, crew)
+        _keep_tail(bundle, target, crew)
         return STRAIGHT
     if method.facts["gives"] == "blend" and answers and start.dtype != torch.float16:
         return _rewrite_blend(bundle, method, parameters, target, answers, crew)
-    if step is None or step[0] is not None or start.dtype == torch.float16:
+    if step is None or start.dtype == torch.float16:
         return None
-    if not knob:
-        target.copy_(start)
-        return STRAIGHT
-
-    def write(block: Sequence[Tensor]) -> None:
-        origin, direction, place = block
-        exact = torch.mul(direction, knob, out=crew.room(0, direction))
-        # A CPU adds bf16 to fp32 by way of a new tensor; into room that is there it is cheaper.
-        exact.add_(crew.room(1, origin).copy_(origin) if origin.device.type == "cpu" else origin)
-        place.copy_(exact if place.dtype == start.dtype else exact.to(start.dtype))
-
-    crew.each(write, _side_by_side(start, step[1], target), start.device)
-    _keep_tail(bundle, target)
+    origin = start if step[0] is None else step[0]
+    if knob:
+        write_step(origin, step[1], knob, target, start.dtype, crew)
+    else:
+        target.copy_(origin.to(start.dtype))
+    _keep_tail(bundle, target, crew)
     return STRAIGHT
 
 
@@ -159,27 +150,14 @@ def _rewrite_blend(
     bundle: Bundle, method: Plugin, parameters: dict[str, Any], target: Tensor, answers: list[Any], crew: Crew
 ) -> Walk | None:
     start, goal = bundle.aligned, bundle.tuned[0]
-    cuts = spans(start.shape, method.facts["splits"], block=_block(start))
-    first = bundle.block(*cuts[0], method.facts["splits"])  # its coefficients are those of every block
-    blend: Blend = _call(Arguments(first, Whole(start.numel(), 0, len(cuts), answers)), method, parameters)
+    # All that it asks of the tensor is answered, so one element is enough to hear its coefficients.
+    asked = Arguments(bundle.block(0, 1, "elements"), Whole(start.numel(), blocks=2, answers=answers))
+    blend: Blend = _call(asked, method, parameters)
     walk = blend.walk()
     if walk is None or bundle.shared is not None:
         return None
-
-    def write(block: Sequence[Tensor]) -> None:
-        origin, end, place = block
-        here, there = crew.room(0, origin).copy_(origin), crew.room(1, end).copy_(end)
-        exact = here.mul_(blend.first).add_(there.mul_(blend.second))
-        place.copy_(exact if place.dtype == start.dtype else exact.to(start.dtype))
-
-    crew.each(write, _side_by_side(start, goal, target), start.device)
+    write_blend(start, goal, (blend.first, blend.second), target, start.dtype, crew)
     return walk + blend.counted()
-
-
-def _side_by_side(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """The blocks of tensors of one shape, laid flat; a core's cache holds one with all that is made of it."""
-    size = CACHED if tensors[0].device.type == "cpu" else GPU_BLOCK
-    return list(zip(*(torch.split(one.reshape(-1), size) for one in tensors), strict=True))
 
 
 def step_of(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> Step:
@@ -207,7 +185,15 @@ def walked_step(bundle: Bundle, method: Plugin, parameters: dict[str, Any]) -> t
             origin = torch.empty_like(direction) if origin is None else origin
             _flat(origin, begin, end).copy_(start.reshape(-1))
         walk += one
-    return (origin, direction), walk
+    return (_halved(origin, bundle.aligned.dtype), direction), walk
+
+
+def _halved(origin: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """In the stored dtype where that holds the very numbers, as those of a fine-tuned model."""
+    if origin is None or dtype == torch.float32:
+        return origin
+    stored = origin.to(dtype)
+    return stored if torch.equal(stored.float(), origin) else origin
 
 
 def left_alone(bundle: Bundle, method: Plugin) -> bool:
@@ -215,9 +201,10 @@ def left_alone(bundle: Bundle, method: Plugin) -> bool:
     return bundle.equal and bool(method.facts["keeps_equal"])
 
 
-def _keep_tail(bundle: Bundle, merged: Tensor) -> None:
+def _keep_tail(bundle: Bundle, merged: Tensor, crew: Crew) -> None:
     """The donor's rows are every model's: what a sum of floats would make of them is not asked."""
     if bundle.shared is not None:
+        crew.wait()
         merged.reshape(-1)[bundle.shared :] = bundle.aligned.reshape(-1)[bundle.shared :]
 
 

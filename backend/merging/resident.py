@@ -120,6 +120,7 @@ class ResidentPair:
                 if target is None:
                     continue
                 if place is not None and place in written:
+                    crew.wait()
                     _check_twin(name, written[place], target, merged)
                     continue
                 if merged is not None:
