@@ -8,6 +8,7 @@ keyword-only parameters, so that reading a catalogue imports no torch.
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,11 @@ class Several:
 
 
 @dataclass(frozen=True)
+class ByTensor:
+    """Marks a list whose members may each differ by tensor: a list over the depth, or [{filter, value}, …, {value}]."""
+
+
+@dataclass(frozen=True)
 class Help:
     """The sentence of a knob that several plug-ins share; a docstring's own sentence goes before it.
 
@@ -69,6 +75,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     several: bool = False
     every_preset: bool = False
+    by_tensor: bool = False
     fine: bool = False
     help: str = ""
     beyond: tuple[float, ...] = ()
@@ -169,22 +176,53 @@ def check_value(parameter: Parameter, value: Any) -> Any:
     return _number(parameter, value)
 
 
-def _numbers(parameter: Parameter, value: Any) -> list[float]:
-    """A list of numbers, given as one or as text with commas.
+def _numbers(parameter: Parameter, value: Any) -> list[Any]:
+    """A list of numbers, given as one or as text with commas; where a member may differ by tensor, also as JSON.
 
     >>> check_value(Parameter("curve", "list", (), required=False, low=0, high=1), "0.2, 1")
     [0.2, 1.0]
+    >>> check_value(Parameter("weights", "list", (), required=False, by_tensor=True), "[1, [0, 0.5]]")
+    [1.0, [0.0, 0.5]]
     """
     allowed = "numbers with commas" + _range_words(parameter)
-    parts = value.split(",") if isinstance(value, str) else value
+    if parameter.by_tensor:
+        allowed += ", or [1, [0, 0.5]] with a list over the depth, or of {filter, value} with a last one without filter"
+    parts = value
+    if isinstance(value, str):
+        parts = _json_list(value) if parameter.by_tensor and value.strip().startswith("[") else value.split(",")
     if isinstance(parts, str | bytes) or not isinstance(parts, Sequence):
         raise _refusal(parameter, value, allowed)
     if parts and isinstance(value, str) and not value.strip():
         return []
     try:
-        return [float(_number(parameter, part)) for part in parts]
+        return [_member(parameter, part) for part in parts]
     except UserError:
         raise _refusal(parameter, value, allowed) from None
+
+
+def _json_list(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _member(parameter: Parameter, part: Any) -> Any:
+    """One member of a list: a number or, where that is allowed, what is a number for every tensor."""
+    if not (parameter.by_tensor and isinstance(part, list) and part):
+        return float(_number(parameter, part))
+    if not any(isinstance(one, dict) for one in part):
+        return [float(_number(parameter, one)) for one in part]
+    last = len(part) - 1
+    for number, one in enumerate(part):
+        for_all = isinstance(one, dict) and one.get("filter") in (None, "*")
+        if (
+            not isinstance(one, dict)
+            or not {"value"} <= one.keys() <= {"filter", "value"}
+            or for_all != (number == last)
+        ):
+            raise _refusal(parameter, part, "")
+    return [one | {"value": _member(parameter, one["value"])} for one in part]
 
 
 def _number(parameter: Parameter, value: Any) -> float | int:
@@ -227,6 +265,7 @@ def _parameter(name: str, annotation: Any, default: Any, sentence: str) -> Param
     several = any(isinstance(extra, Several) for extra in extras)
     common: dict[str, Any] = {"name": name, "required": required, "help": sentence or shared, "several": several}
     common["every_preset"] = any(isinstance(extra, EveryPreset) for extra in extras)
+    common["by_tensor"] = any(isinstance(extra, ByTensor) for extra in extras)
     common["default"] = None if required else default
     if get_origin(annotation) is Literal:
         return Parameter(kind="choice", choices=tuple(get_args(annotation)), **common)

@@ -53,6 +53,23 @@ FILES = {
     "weights by kind": "merge_method: task_arithmetic, "
     + BASE
     + ", parameters: {{weight: [{{filter: mlp, value: 0.5}}, {{value: 0.25}}]}}}}]",
+    "densities and weights over the depth and by filter": "merge_method: ties, base_model: {root}/aligned, models: ["
+    "{{model: {root}/tuned, parameters: {{density: [1, 0.7, 0.1], weight: 1.0}}}}, "
+    "{{model: {root}/second, parameters: {{density: 0.5, weight: [0, 0.3, 0.7, 1]}}}}, "
+    "{{model: {root}/third, parameters: {{density: 0.33, weight: [{{filter: mlp, value: 0.5}}, {{value: 0}}]}}}}], "
+    "parameters: {{normalize: true, int8_mask: true}}",
+    "a density for each model": "merge_method: breadcrumbs_ties, base_model: {root}/aligned, models: ["
+    "{{model: {root}/tuned, parameters: {{density: 0.9, weight: 0.5}}}}, "
+    "{{model: {root}/second, parameters: {{density: 0.6, weight: 3}}}}], parameters: {{gamma: 0.02, normalize: true}}",
+    "what no filter finds is the whole file's": "merge_method: task_arithmetic, base_model: {root}/aligned, models: ["
+    "{{model: {root}/tuned, parameters: {{weight: [{{filter: mlp, value: 0.5}}]}}}}, {{model: {root}/second}}], "
+    "parameters: {{weight: [{{filter: self_attn, value: [1, 0]}}, {{filter: '*', value: 0.1}}]}}",
+    "one model whose density falls over the depth": "merge_method: ties, "
+    + BASE
+    + ", parameters: {{density: [1, 0.2], weight: [{{filter: norm, value: 0}}, {{value: 1}}]}}}}]",
+    "one model whose weight falls over the depth": "merge_method: breadcrumbs, "
+    + BASE
+    + ", parameters: {{density: 0.8, weight: [1, 0.2]}}}}]",
     "slerp along curves": "merge_method: slerp, " + BASE + "}}], parameters: {{t: " + CURVES + "}}",
     "slerp over the depth": "merge_method: slerp, " + BASE + "}}], parameters: {{t: [0, 1, 0.4]}}",
 }
@@ -90,7 +107,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("families")
     for kind, dtype in (("llama", torch.float32), ("qwen3", torch.float32), ("mistral", torch.bfloat16)):
         aligned = tiny.folder(root / kind / "aligned", kind, dtype=dtype, layers=3)
-        for seed, name in enumerate(("tuned", "second"), 1):
+        for seed, name in enumerate(("tuned", "second", "third"), 1):
             tiny.folder(root / kind / name, kind, dtype=dtype, seed=seed, near=aligned, layers=3)
     return root
 

@@ -300,7 +300,9 @@ def test_weights_along_the_layers_become_layerwise_where_the_final_norm_agrees()
         ("task_arithmetic", "{model: b, parameters: {weight: [{filter: mlp, value: 1}]}}", "no merge here does"),
         ("task_arithmetic", "{model: b, parameters: {weight: [1, x]}}", "no merge here does"),
         ("linear", "{model: b, parameters: {weight: [0, 1]}}, {model: c}", "layerwise takes one model"),
-        ("ties", "{model: b, parameters: {density: [0.1, 0.9]}}", "density differs by depth or by tensor"),
+        ("ties", "{model: b, parameters: {weight: [{filter: mlp, value: 1}]}}", "weight says nothing of some tensors"),
+        ("della", "{model: b, parameters: {epsilon: [0.1, 0.2]}}", "epsilon differs by depth or by tensor"),
+        ("della", "{model: b, parameters: {epsilon: 0.1}}, {model: c}", "epsilon differs between the models"),
     ],
 )
 def test_what_no_layerwise_merge_computes_is_refused_by_name(method: str, models: str, said: str) -> None:

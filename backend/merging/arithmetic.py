@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from backend.errors import UserError
 from backend.lazy import torch
 from backend.merging.blocks import BLOCK, Whole, over_blocks, spans
+from backend.merging.by_tensor import settled
 from backend.merging.crew import Crew
 from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle
 from backend.merging.ops import STRAIGHT, Blend, Walk, round_once
@@ -230,7 +231,7 @@ def _step(given: Arguments, method: Plugin, parameters: dict[str, Any]) -> Step:
 
 
 def _call(given: Arguments, method: Plugin, parameters: dict[str, Any]) -> Any:
-    return method.function(*[getattr(given, name) for name in method.takes], **parameters)
+    return method.function(*[getattr(given, name) for name in method.takes], **settled(parameters, given.place))
 
 
 def _check_finite(merged: Tensor, bundle: Bundle, method: Plugin) -> None:

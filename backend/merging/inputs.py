@@ -14,6 +14,7 @@ from backend.checkpoints.tying import find_ends
 from backend.errors import UserError
 from backend.lazy import torch
 from backend.merging.blocks import BLOCK, Splits, Whole, block_shape
+from backend.merging.by_tensor import differs_by_tensor
 from backend.merging.place import Place, layer_count
 from backend.params import check_parameters
 from backend.registry import EXTRA_INPUTS, Plugin
@@ -52,23 +53,34 @@ element varies: it gives that model, or the aligned one.
         if name not in method.facts["extras"]:
             raise UserError(name, problem=f"{method.name} does not use it", remedy="Leave it out.")
     checked = check_parameters(method.name, method.parameters, parameters)
-    for parameter in method.parameters:
-        if not parameter.several:
-            continue
+    several = [parameter for parameter in method.parameters if parameter.several]
+    alone = tuned < 2 and not any(differs_by_tensor(checked[parameter.name]) for parameter in several)
+    for parameter in several:
         value = checked[parameter.name]
-        if tuned < 2:
+        if alone:
             if value != (list(parameter.default) if parameter.kind == "list" else parameter.default):
                 problem = "it changes nothing with one fine-tuned model"
                 raise UserError(parameter.name, problem=problem, remedy=f"Leave it out; {method.facts['knob']} does.")
             del checked[parameter.name]
-        elif parameter.name == "weights" and value and len(value) != tuned:
-            allowed = f"one number for each of the {tuned} fine-tuned models"
-            raise UserError("weights", got=value, allowed=allowed)
+        elif parameter.kind == "list" and value and len(value) != tuned:
+            allowed = f"one number for each of the {tuned} fine-tuned models" if tuned > 1 else "one, for the one model"
+            raise UserError(parameter.name, got=value, allowed=allowed)
         elif parameter.name == "weights" and value and parameter.low == 0 and not sum(value):
             raise UserError("weights", got=value, allowed="at least one above 0")
+    _settle_densities(method, checked)
     if method.facts["check"]:
         method.facts["check"](checked)
     return checked
+
+
+def _settle_densities(method: Plugin, checked: dict[str, Any]) -> None:
+    """Leave one of density and densities in the recipe: with both it would be open which counts."""
+    if not checked.get("densities"):
+        checked.pop("densities", None)  # as in recipes made before there was this knob
+        return
+    density = next(parameter for parameter in method.parameters if parameter.name == "density")
+    if checked.pop("density") != density.default:
+        raise UserError("density", problem="densities says it for every model", remedy="Leave one of the two out.")
 
 
 def _check_count(method: Plugin, tuned: int) -> None:

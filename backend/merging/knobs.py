@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from backend.errors import UserError
-from backend.params import Between, Help, Several
+from backend.merging.by_tensor import curves_of
+from backend.params import Between, ByTensor, Help, Several
 
 Lam = Annotated[
     float,
@@ -32,7 +33,18 @@ Epsilon = Annotated[
 ]
 Outliers = Annotated[float, Between(0, 0.2), Help("the share that is dropped as outliers, the largest first.")]
 Weights = Annotated[
-    tuple[float, ...], Between(-2, 2), Several(), Help("one for each fine-tuned model, 1 where none is given.")
+    tuple[float, ...],
+    Between(-2, 2),
+    Several(),
+    ByTensor(),
+    Help("one for each fine-tuned model, 1 where none is given; [1, [0, 0.5]] lets the second rise over the depth."),
+]
+Densities = Annotated[
+    tuple[float, ...],
+    Between(0.001, 1),
+    Several(),
+    ByTensor(),
+    Help("another density for each fine-tuned model; where none is given, density is that of all."),
 ]
 Shares = Annotated[
     tuple[float, ...], Between(0, 2), Several(), Help("one for each fine-tuned model, 1 where none is given.")
@@ -66,12 +78,22 @@ def weights_of(given: tuple[float, ...] | list[float], count: int) -> list[float
     return list(given) if given else [1.0] * count
 
 
+def densities_of(given: tuple[float, ...] | list[float], density: float, count: int) -> list[float]:
+    """One density for each fine-tuned model.
+
+    >>> densities_of((), 0.5, 2), densities_of((0.2, 0.9), 0.5, 2)
+    ([0.5, 0.5], [0.2, 0.9])
+    """
+    return list(given) if given else [density] * count
+
+
 def check_chances(knobs: Mapping[str, Any]) -> None:
     """Refuse a density and an epsilon between which a probability would leave 0 to 1.
 
-    >>> check_chances({"density": 0.5, "epsilon": 0.15})
+    >>> check_chances({"density": 0.5, "epsilon": 0.15, "densities": [0.5, [0.4, 1.0]]})
     """
-    density, epsilon = knobs["density"], knobs["epsilon"]
-    if density < 1 and not 0 < density - epsilon <= density + epsilon < 1:
-        allowed = f"density − epsilon above 0 and density + epsilon below 1, here with density {density:g}"
-        raise UserError("epsilon", got=epsilon, allowed=allowed, remedy="Choose a smaller epsilon.")
+    epsilon, curves = knobs["epsilon"], [curves_of(one) for one in knobs.get("densities") or [knobs["density"]]]
+    for density in (number for one in curves for curve in one for number in curve):
+        if density < 1 and not 0 < density - epsilon <= density + epsilon < 1:
+            allowed = f"density − epsilon above 0 and density + epsilon below 1, here with density {density:g}"
+            raise UserError("epsilon", got=epsilon, allowed=allowed, remedy="Choose a smaller epsilon.")

@@ -1,70 +1,20 @@
 """mergekit's settings that differ by depth and by tensor, and `layerwise`'s knobs where those say the same. No torch.
 
-There a setting is a number, a list of numbers over the depth, or a list of {filter, value} of which the first counts
-whose filter is part of the tensor's name. What lies outside the layers is at depth 0.
+What such a setting is for a tensor stands in `merging.by_tensor`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from backend.merging.by_tensor import Curve, curves_of, number_at
 from backend.merging.place import LAYER, Place, curve_at, layer_count
 from backend.registry import methods
 
 KINDS = ("attention", "mlp", "norm", "embedding", "head")
 MOST = 2.0  # of a share and of the curve
 NEAR = 1e-9
-
-Curve = tuple[float, ...]
-
-
-def varies(setting: Any) -> bool:
-    """Whether it may be another number for another tensor."""
-    return isinstance(setting, list | dict)
-
-
-def number_everywhere(setting: Any) -> float | None:
-    """The one number that a setting is for every tensor, however it is written; None where it is not one.
-
-    >>> number_everywhere([0.5, 0.5]), number_everywhere([{"filter": "mlp", "value": 0.5}, {"value": [0.5]}])
-    (0.5, 0.5)
-    >>> number_everywhere([0, 1]), number_everywhere([{"filter": "mlp", "value": 0.5}])
-    (None, None)
-    """
-    numbers = {number for curve in curves_of(setting) for number in curve}
-    return numbers.pop() if len(numbers) == 1 and number_at(setting, "", 0.0) is not None else None
-
-
-def number_at(setting: Any, name: str, depth: float) -> float | None:
-    """What a setting is for the tensor of this name at this depth, 0–1; None where it says nothing of it.
-
-    >>> number_at([0.0, 1.0, 0.0], "w", 0.25), number_at([{"filter": "mlp", "value": 1}], "layers.0.attn.w", 0.0)
-    (0.5, None)
-    """
-    if _is_number(setting):
-        return float(setting)
-    if not isinstance(setting, list) or not setting:
-        return None
-    if all(_is_number(one) for one in setting):
-        return curve_at(setting, depth)
-    for one in setting:
-        if not isinstance(one, dict) or not one.keys() <= {"filter", "value"}:
-            return None
-        if one.get("filter") in (None, "*") or (name and str(one["filter"]) in name):
-            return number_at(one.get("value"), name, depth)
-    return None
-
-
-def curves_of(setting: Any) -> Iterator[Curve]:
-    """Every list over depth in a setting; a number is one of one."""
-    if _is_number(setting):
-        yield (float(setting),)
-    elif isinstance(setting, list) and setting and all(_is_number(one) for one in setting):
-        yield tuple(float(one) for one in setting)
-    elif isinstance(setting, list):
-        for one in setting:
-            yield from curves_of(one.get("value") if isinstance(one, dict) else None)
 
 
 def layerwise_knobs(
@@ -155,7 +105,3 @@ def _fitted(wanted: Mapping[Place, float], curve: Curve) -> dict[str, Any] | Non
 
 def _share(place: Place, knobs: Mapping[str, Any]) -> float:
     return float(knobs["lam"] * methods.get("layerwise").function(1.0, place, **knobs))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.errors import UserError, unknown_name
-from backend.merging.mergekit.gradients import (
-    arc_knobs,
+from backend.merging.by_tensor import (
     curves_of,
-    layerwise_knobs,
+    divided,
     number_at,
     number_everywhere,
+    says_all,
+    until_all,
     varies,
 )
+from backend.merging.mergekit.gradients import arc_knobs, layerwise_knobs
 from backend.merging.mergekit.words import FAMILY, FIELD, NORMALIZED, PLAIN, RESCALED
 
 IGNORED = ("int8_mask", "eps")  # they change memory and the last bits, not what is meant
@@ -48,11 +50,11 @@ def knobs_of(
         tuned: (name, settings) of the others.
     """
     settings = [one for _, one in tuned]
-    weights = [_number(one, "weight", 1.0) for one in settings]
     if method in FAMILY:
-        return _family(method, common, settings, weights)
+        return _family(method, common, settings)
     if method == "slerp":
         return {"lam": _number(common, "t", None)}
+    weights = [_number(one, "weight", 1.0) for one in settings]
     if method == "linear":
         start = sum(_number(one, "weight", 1.0) for one in before)
         total = start + sum(weights)
@@ -119,26 +121,29 @@ def along_arcs(setting: Any, names: Sequence[str]) -> dict[str, Any]:
     return knobs
 
 
-def _family(
-    method: str, common: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], weights: Sequence[float]
-) -> dict[str, Any]:
+def _family(method: str, common: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     normalize = _flag(common, "normalize", method in NORMALIZED)
     lam = _number(common, "lambda", 1.0)
+    weights = [_setting(one, "weight", 1.0) for one in settings]
     found: dict[str, Any] = {}
     for key, default in _kept(method).items():
-        values = {_number(one, key, default) for one in settings}
-        if len(values) > 1:
+        values = [_setting(one, key, default) if key == "density" else _number(one, key, default) for one in settings]
+        if all(value == values[0] for value in values) and not varies(values[0]):
+            found[key] = values[0]
+        elif key == "density":
+            found["densities"] = values
+        else:
             problem = f"{key} differs between the models"
             raise UserError(FIELD, problem=problem, remedy="Use one value for all.")
-        found[key] = values.pop() if values else default
     rescale = _flag(common, "rescale", method in RESCALED)
     if method in RESCALED:
         found["rescale"] = "l1" if rescale else "none"
     elif rescale:
         raise UserError(FIELD, problem=f"{method} with rescale has no counterpart here", remedy="Set rescale false.")
-    if len(weights) == 1:  # dividing by the weight takes it out again
+    if len(weights) == 1 and not any(varies(one) for one in (*weights, *found.get("densities", ()))):
+        # Dividing by the weight takes it out again.
         return {"lam": lam * (float(weights[0] != 0) if normalize else weights[0]), **found}
-    weights = _scaled(weights) if normalize else list(weights)
+    weights = _scaled(weights) if normalize else weights
     return {"lam": lam, "weights": weights, "normalize": "weights" if normalize else "off", **found}
 
 
@@ -151,14 +156,25 @@ def _kept(method: str) -> dict[str, float]:
     return known | ({"gamma": 0.01} if method.startswith("breadcrumbs") else {})
 
 
-def _scaled(weights: Sequence[float]) -> list[float]:
+def _scaled(weights: Sequence[Any]) -> list[Any]:
     """Weights that are divided by their sum later, in the range of the knob.
 
-    >>> _scaled([1.5, 0.5]), _scaled([5.0, 3.0])
-    ([1.5, 0.5], [1.0, 0.6])
+    >>> _scaled([1.5, 0.5]), _scaled([5.0, [3.0, 0.0]])
+    ([1.5, 0.5], [1.0, [0.6, 0.0]])
     """
-    largest = max(map(abs, weights), default=0.0)
-    return list(weights) if largest <= LARGEST_WEIGHT else [weight / largest for weight in weights]
+    largest = max((abs(number) for one in weights for curve in curves_of(one) for number in curve), default=0.0)
+    return list(weights) if largest <= LARGEST_WEIGHT else [divided(one, largest) for one in weights]
+
+
+def _setting(settings: Mapping[str, Any], key: str, default: float) -> Any:
+    """A number, or what is one for every tensor: what no filter finds has mergekit's default."""
+    value = settings.get(key, default)
+    if not varies(value) or number_everywhere(value) is not None:
+        return _number(settings, key, default)
+    if not says_all(value) and key == "weight":
+        problem = "weight says nothing of some tensors"
+        raise UserError(FIELD, problem=problem, remedy="End it with a value that has no filter.")
+    return until_all(value, default)
 
 
 def _flag(settings: Mapping[str, Any], key: str, default: bool) -> bool:
@@ -174,7 +190,7 @@ def _number(settings: Mapping[str, Any], key: str, default: float | None) -> flo
     value = settings.get(key, default)
     if varies(value) and (value := number_everywhere(value)) is None:
         problem = f"{key} differs by depth or by tensor"
-        remedy = "For that only layerwise and slerp_curves have knobs: λ by curve and by kind of module."
+        remedy = "By tensor there are weight and density of TIES, DARE and their kin, layerwise and slerp_curves."
         raise UserError(FIELD, problem=problem, allowed="one number", remedy=remedy)
     try:
         return float(value)  # type: ignore[arg-type]

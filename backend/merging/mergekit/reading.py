@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.checkpoints.config import text_part
 from backend.errors import UserError, unknown_name
+from backend.merging.by_tensor import curves_of, differs_by_tensor, number_everywhere, until_all, varies
 from backend.merging.mergekit.beside import Find, check_format, check_template, donor_of
-from backend.merging.mergekit.gradients import number_everywhere, varies
+from backend.merging.mergekit.gradients import stacks_of
 from backend.merging.mergekit.knobs import WALKS, along_arcs, check_known, knobs_of, layerwise_of
 from backend.merging.mergekit.layout import read_table, sliced_models, whole_models
 from backend.merging.mergekit.words import FIELD, SHARED
@@ -60,16 +61,18 @@ def from_mergekit(
     _check_base(method, named, base, listed, sliced=sliced)
     if method == "linear" and named and base not in listed and not sliced and "weight" in common:
         entries.append((base, {}))  # mergekit merges a base that is not listed, with the weight of the whole file
-    own = [(name, {**common, **settings}) for name, settings in entries]
+    own = [(name, _over(common, settings)) for name, settings in entries]
     tuned = [(name, settings) for name, settings in own if name != base]
     before = [settings for name, settings in own if name == base]
-    if method in WALKS and any(_differs(one.get("weight", 1.0)) for _, one in own):
+    summed = method == "task_arithmetic" and len(tuned) > 1
+    if method in WALKS and not summed and any(_differs(one.get("weight", 1.0)) for _, one in own):
         parameters = layerwise_of(method, common, before, tuned, _tensors(find(base)))
         method = "layerwise"
     elif method == "slerp" and _differs(common.get("t")):
         method, parameters = "slerp_curves", along_arcs(common["t"], _tensors(find(base)))
     else:
         parameters = knobs_of(method, common, before, tuned)
+        _check_depth(parameters, _tensors(find(base)))
     given = [name for name, _ in tuned]
     names = [name.removeprefix(f"{base}+") for name in given]
     if any("+" in name for name in names):
@@ -94,6 +97,24 @@ def _check_base(method: str, named: str, base: str, listed: Sequence[str], *, sl
         problem = "its karcher averages the models that it lists, here the aligned model is always one of them"
         remedy = "Name one of the listed models with --aligned, or list the aligned model too."
         raise UserError(FIELD, problem=problem, remedy=remedy)
+
+
+def _over(common: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings before those of the whole file, which count for the tensors that its filters do not find."""
+    return {
+        **common,
+        **{key: until_all(value, common[key]) if key in common else value for key, value in settings.items()},
+    }
+
+
+def _check_depth(parameters: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse a curve over the depth of a model with two stacks of layers, which mergekit draws over each."""
+    curves = [
+        curve for value in parameters.values() if differs_by_tensor(value) for one in value for curve in curves_of(one)
+    ]
+    if any(len(curve) > 1 for curve in curves) and stacks_of(names) > 1:
+        problem = "mergekit draws a curve over each of the two stacks of layers of this model"
+        raise UserError(FIELD, problem=problem, allowed="one number for each model, or filters by name")
 
 
 def _layers(checkpoint: Checkpoint | None) -> int | None:

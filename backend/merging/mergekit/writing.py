@@ -51,7 +51,7 @@ def to_mergekit(spec: Mapping[str, Any], *, adapters: Collection[str] = (), alig
         raise UserError("to-mergekit", problem=problem, remedy="Leave donor=fine_tuned out, or keep the recipe.json.")
     tuned = [f"{base}+{name}" if name in adapters else name for name in tuned]
     lam = float(parameters.pop("lam", 1.0))
-    weights = [float(weight) for weight in parameters.pop("weights", ())] or [1.0] * len(tuned)
+    weights = list(parameters.pop("weights", ())) or [1.0] * len(tuned)
     models: list[dict[str, Any]] = [{"model": name} for name in tuned]
     config: dict[str, Any] = {"merge_method": method, "base_model": base, "models": models}
     if method in FAMILY:
@@ -113,7 +113,7 @@ def _curves(parameters: Mapping[str, Any], lam: float, aligned: Checkpoint | Non
 
 
 def _write_family(
-    method: str, config: dict[str, Any], parameters: Mapping[str, Any], lam: float, weights: Sequence[float]
+    method: str, config: dict[str, Any], parameters: Mapping[str, Any], lam: float, weights: Sequence[Any]
 ) -> None:
     normalize = parameters.get("normalize", "weights" if method in NORMALIZED else "off")
     election = parameters.get("election", "weighted")
@@ -125,12 +125,13 @@ def _write_family(
         problem = 'mergekit rescales by the sum of magnitudes, this merge by "inverse"'
         raise UserError("to-mergekit", problem=problem, remedy="Set rescale=l1.")
     shared = {key: parameters[key] for key in ("density", "epsilon", "gamma") if key in parameters}
-    for model, weight in zip(config["models"], weights, strict=True):
-        model["parameters"] = {"weight": weight, **shared}
+    densities = parameters.get("densities") or [None] * len(weights)
+    for model, weight, density in zip(config["models"], weights, densities, strict=True):
+        model["parameters"] = {"weight": weight, **({} if density is None else {"density": density}), **shared}
     config["parameters"] = {"normalize": normalize == "weights", "rescale": rescale == "l1", "lambda": lam}
 
 
-def _write_others(method: str, config: dict[str, Any], parameters: Mapping[str, Any], weights: Sequence[float]) -> None:
+def _write_others(method: str, config: dict[str, Any], parameters: Mapping[str, Any], weights: Sequence[Any]) -> None:
     models = config["models"]
     if method == "nuslerp":
         share, axis = float(parameters["t"]), parameters["axis"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from backend.merging.blocks import Whole
 from backend.merging.consensus import combine
-from backend.merging.knobs import Density, Lam, Normalize, Outliers, Weights, weights_of
+from backend.merging.knobs import Densities, Density, Lam, Normalize, Outliers, Weights, densities_of, weights_of
 from backend.merging.sparse import keep_band
 from backend.registry import merge_method
 
@@ -28,6 +28,7 @@ def breadcrumbs(
     density: Density = 0.9,
     gamma: Outliers = 0.01,
     weights: Weights = (),
+    densities: Densities = (),
     normalize: Normalize = "off",
 ) -> Tensor:
     """Drop the largest and the smallest changes of each tensor and add the rest.
@@ -44,5 +45,6 @@ def breadcrumbs(
     >>> breadcrumbs([tensor([1.0, -3.0, 2.0, 0.5, 0.1])], density=0.4, gamma=0.2)
     tensor([1., 0., 2., 0., 0.])
     """
-    kept = [keep_band(delta, density, gamma, whole) for delta in deltas]
+    shares = densities_of(densities, density, len(deltas))
+    kept = [keep_band(delta, share, gamma, whole) for delta, share in zip(deltas, shares, strict=True)]
     return combine(kept, weights_of(weights, len(kept)), normalize=normalize)

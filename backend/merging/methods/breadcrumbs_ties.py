@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from backend.merging.blocks import Whole
 from backend.merging.consensus import combine
-from backend.merging.knobs import Density, Election, Lam, Normalize, Outliers, Weights, weights_of
+from backend.merging.knobs import (
+    Densities,
+    Density,
+    Election,
+    Lam,
+    Normalize,
+    Outliers,
+    Weights,
+    densities_of,
+    weights_of,
+)
 from backend.merging.sparse import keep_band
 from backend.registry import merge_method
 
@@ -28,6 +38,7 @@ def breadcrumbs_ties(
     density: Density = 0.9,
     gamma: Outliers = 0.01,
     weights: Weights = (),
+    densities: Densities = (),
     normalize: Normalize = "off",
     election: Election = "weighted",
 ) -> Tensor:
@@ -46,5 +57,6 @@ def breadcrumbs_ties(
     >>> breadcrumbs_ties([tensor([1.0, -3.0, 2.0, 0.5, 0.1])], density=0.4, gamma=0.2)
     tensor([1., 0., 2., 0., 0.])
     """
-    kept = [keep_band(delta, density, gamma, whole) for delta in deltas]
+    shares = densities_of(densities, density, len(deltas))
+    kept = [keep_band(delta, share, gamma, whole) for delta, share in zip(deltas, shares, strict=True)]
     return combine(kept, weights_of(weights, len(kept)), normalize=normalize, election=election)

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from backend.merging.blocks import Whole
 from backend.merging.consensus import combine
-from backend.merging.knobs import Chance, Election, Lam, Normalize, Rescale, Weights, weights_of
+from backend.merging.knobs import (
+    Chance,
+    Densities,
+    Election,
+    Lam,
+    Normalize,
+    Rescale,
+    Weights,
+    densities_of,
+    weights_of,
+)
 from backend.merging.place import Place
 from backend.merging.sparse import draw
 from backend.registry import merge_method
@@ -31,6 +41,7 @@ def dare_ties(
     density: Chance = 0.5,
     rescale: Rescale = "inverse",
     weights: Weights = (),
+    densities: Densities = (),
     normalize: Normalize = "off",
     election: Election = "weighted",
 ) -> Tensor:
@@ -48,5 +59,6 @@ def dare_ties(
     >>> dare_ties([tensor([1.0, -2.0])], Place("w"), density=1.0)
     tensor([ 1., -2.])
     """
-    kept = [draw(delta, density, rescale, place, salt, whole) for salt, delta in enumerate(deltas)]
+    shares = densities_of(densities, density, len(deltas))
+    kept = [draw(deltas[k], share, rescale, place, k, whole) for k, share in enumerate(shares)]
     return combine(kept, weights_of(weights, len(kept)), normalize=normalize, election=election)

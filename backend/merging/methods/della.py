@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 from backend.merging.blocks import Whole
 from backend.merging.consensus import combine
-from backend.merging.knobs import Chance, Election, Epsilon, Lam, Normalize, Rescale, Weights, check_chances, weights_of
+from backend.merging.knobs import (
+    Chance,
+    Densities,
+    Election,
+    Epsilon,
+    Lam,
+    Normalize,
+    Rescale,
+    Weights,
+    check_chances,
+    densities_of,
+    weights_of,
+)
 from backend.merging.place import Place
 from backend.merging.sparse import draw, keep_chances
 from backend.registry import merge_method
@@ -33,6 +45,7 @@ def della(
     epsilon: Epsilon = 0.15,
     rescale: Rescale = "inverse",
     weights: Weights = (),
+    densities: Densities = (),
     normalize: Normalize = "weights",
     election: Election = "weighted",
 ) -> Tensor:
@@ -50,6 +63,7 @@ def della(
     >>> della([tensor([1.0, -2.0])], Place("w"), density=1.0)
     tensor([ 1., -2.])
     """
-    chances = [keep_chances(delta, density, epsilon) for delta in deltas]
+    shares = densities_of(densities, density, len(deltas))
+    chances = [keep_chances(delta, share, epsilon) for delta, share in zip(deltas, shares, strict=True)]
     kept = [draw(deltas[k], chance, rescale, place, k, whole) for k, chance in enumerate(chances)]
     return combine(kept, weights_of(weights, len(kept)), normalize=normalize, election=election)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from backend.merging.blocks import Whole
 from backend.merging.consensus import combine
-from backend.merging.knobs import Density, Election, Lam, Normalize, Weights, weights_of
+from backend.merging.knobs import Densities, Density, Election, Lam, Normalize, Weights, densities_of, weights_of
 from backend.merging.sparse import keep_top
 from backend.registry import merge_method
 
@@ -27,6 +27,7 @@ def ties(
     lam: Lam = 0.6,
     density: Density = 0.5,
     weights: Weights = (),
+    densities: Densities = (),
     normalize: Normalize = "weights",
     election: Election = "weighted",
 ) -> Tensor:
@@ -45,5 +46,6 @@ def ties(
     >>> ties([tensor([4.0, 1.0, -2.0, 0.5]), tensor([2.0, 1.0, 3.0, 0.5])], density=0.5)
     tensor([3., 0., 3., 0.])
     """
-    kept = [keep_top(delta, density, whole) for delta in deltas]
+    shares = densities_of(densities, density, len(deltas))
+    kept = [keep_top(delta, share, whole) for delta, share in zip(deltas, shares, strict=True)]
     return combine(kept, weights_of(weights, len(kept)), normalize=normalize, election=election)
