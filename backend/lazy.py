@@ -1,7 +1,8 @@
-"""Torch, imported when a function first uses it.
+"""Torch and transformers, imported when a function first uses them.
 
 Plug-in modules are read by the page for their signatures, and the page must open fast and never hold device memory.
-So modules that only *compute* with torch take it from here: importing them imports nothing.
+So modules that only *compute* with torch take it from here: importing them imports nothing. transformers takes a second
+to import, which a process that only merges need not wait for.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def lazy_module(name: str) -> ModuleType:
 
 if TYPE_CHECKING:
     import torch
+    import transformers
 else:
-    torch = lazy_module("torch")
+    torch, transformers = lazy_module("torch"), lazy_module("transformers")
 
-__all__ = ["lazy_module", "torch"]
+__all__ = ["lazy_module", "torch", "transformers"]

@@ -46,6 +46,11 @@ class Settings:
     public: bool = False
 
     @property
+    def hashes(self) -> Path:
+        """Where the hashes of large files are kept, so that no process reads them again."""
+        return self.home / "hashes.json"
+
+    @property
     def runs(self) -> Path:
         return self.home / "runs"
 

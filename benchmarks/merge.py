@@ -64,8 +64,7 @@ from backend.registry import methods
 settings = from_environment()
 start, goal, out, method, knobs = sys.argv[1:]
 pair = resolve(start, settings), resolve(goal, settings)
-known = settings.home / "hashes.json"
-merge_to_folder(*pair, methods.get(method), json.loads(knobs), Path(out), hashes_in=known)
+merge_to_folder(*pair, methods.get(method), json.loads(knobs), Path(out), hashes_in=settings.hashes)
 """
 
 

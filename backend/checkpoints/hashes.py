@@ -11,7 +11,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -52,6 +52,18 @@ def remember(file: Path) -> None:
     with contextlib.suppress(OSError):  # only slower next time
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(kept[-MOST_KEPT:]))
+
+
+@contextlib.contextmanager
+def remembered(file: Path) -> Iterator[None]:
+    """What is hashed inside is not hashed again by later processes, nor what earlier ones hashed."""
+    recall(file)
+    before = len(_known)
+    try:
+        yield
+    finally:
+        if len(_known) != before:
+            remember(file)
 
 
 class HashesAhead:

@@ -15,11 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+
+from backend.lazy import transformers
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 MOST_AHEAD = 12
 LONGEST_RUN = 3
@@ -177,7 +181,7 @@ def _verify(
     tokens = torch.tensor([[decoding.pad] * (width - len(row)) + row for row in sequences], device=device)
     lengths = torch.tensor([len(row) for row in sequences], device=device)
     longest = max(len(guesses[i]) for i in ids)
-    cache = DynamicCache()
+    cache = transformers.DynamicCache()
     predicted = _forward(model, tokens, lengths, width, cache, keep=longest + 1, stats=stats).tolist()
     written, kept, ends, unfinished = [], [], [], []
     for row, i in enumerate(ids):
@@ -256,7 +260,7 @@ def _round(
     ahead = guesser.ahead if guesser else 0
     guesses = [guesser.guess(*row, ahead) if guesser else [] for row in zip(rows.written, rows.drafts, strict=True)]
     tokens = torch.tensor([[row[-1], *guess] for row, guess in zip(rows.written, guesses, strict=True)], device=device)
-    cache = DynamicCache()
+    cache = transformers.DynamicCache()
     for layer, (keys, values) in enumerate(rows.layers):
         cache.update(keys, values, layer)
     width, block = rows.width, 1 + ahead

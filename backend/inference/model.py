@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from backend.checkpoints.config import check_model_type
 from backend.checkpoints.tying import HEADS
 from backend.errors import UserError
 from backend.inference import decode
 from backend.inference.decode import Answer, Decoding, Statistics
+from backend.lazy import transformers
 from backend.types import Checkpoint, Message
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -109,10 +109,10 @@ def load(checkpoint: Checkpoint, *, device: torch.device, untied: bool = False, 
     """
     check_model_type(checkpoint.config, field=checkpoint.name)
     settings = {key: value for key, value in checkpoint.config.items() if key not in ("model_type", "dtype")}
-    config = AutoConfig.for_model(checkpoint.config["model_type"], **settings)
+    config = transformers.AutoConfig.for_model(checkpoint.config["model_type"], **settings)
     if untied:
         config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
-    model, loading = AutoModelForCausalLM.from_pretrained(
+    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
         checkpoint.folder,
         config=config,
         dtype=compute_dtype(checkpoint, device),
@@ -133,7 +133,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, untied: bool = False, 
             problem=f"the files hold no {missing[0]}, which {checkpoint.config['model_type']} needs",
             remedy="Pick a complete checkpoint.",
         )
-    tokenizer = AutoTokenizer.from_pretrained(
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
         words or checkpoint.folder, trust_remote_code=False, local_files_only=True
     )
     if not tokenizer.chat_template:

@@ -150,7 +150,7 @@ def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
         donor=given.donor,
         scores=scores,
         measured=measured,
-        hashes_in=context.settings.home / "hashes.json",
+        hashes_in=context.settings.hashes,
         device=merge_device(context.settings, method, spec.get("device", "")),
         report=context.report,
         should_stop=context.should_stop,

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
+from backend.checkpoints.hashes import remembered
 from backend.errors import Cancelled, Interrupted, Paused, StudioError
 from backend.jobs import queue
 from backend.settings import Settings, from_environment
@@ -107,7 +108,8 @@ def main(run: int) -> int:
         from backend.jobs.sources import check_unchanged
 
         row = database.run(run)
-        check_unchanged(settings, row.recipe)
+        with remembered(settings.hashes):
+            check_unchanged(settings, row.recipe)
         result = ACTIONS[row.kind](context, row.spec)
     except Interrupted as interrupted:
         queue.finish(database, run, RunStatus.INTERRUPTED, error=str(interrupted))

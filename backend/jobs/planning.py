@@ -19,6 +19,7 @@ from backend.checkpoints.guard import (
     estimate_resident,
     raise_errors,
 )
+from backend.checkpoints.hashes import remembered
 from backend.checkpoints.resolve import resolve
 from backend.checkpoints.space import check_memory, check_space
 from backend.checkpoints.writer import leftover
@@ -60,7 +61,8 @@ def make_plan(settings: Settings, kind: str, request: Mapping[str, Any]) -> Plan
     for field in request:
         if field not in allowed:
             raise unknown_name(f"field of {kind}", field, allowed)
-    return _PLANNERS[kind](settings, request)
+    with remembered(settings.hashes):
+        return _PLANNERS[kind](settings, request)
 
 
 def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from backend.checkpoints.folder import TOKENIZER_FILES
 from backend.checkpoints.guard import check_pair, raise_errors
+from backend.checkpoints.hashes import file_hash
 from backend.checkpoints.resolve import DEMO, resolve
 from backend.errors import UserError, unknown_name
 from backend.registry import EXTRA_INPUTS, Plugin
@@ -215,8 +216,7 @@ def _weights_fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
     for path in sorted({tensor.file for tensor in checkpoint.tensors.values()}):
         status = path.stat()
         if status.st_size <= HASHED_WHOLE:
-            with path.open("rb") as file:
-                files[path.name] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            files[path.name] = "sha256:" + file_hash(path)
         else:
             files[path.name] = f"size:{status.st_size} time:{status.st_mtime_ns}"
     return {"name": checkpoint.name, "revision": checkpoint.revision, "kind": checkpoint.kind, "files": files}
