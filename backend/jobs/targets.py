@@ -6,6 +6,8 @@ nothing, and fails, after the model was loaded, at a module that it cannot adapt
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from backend.checkpoints.tying import find_ends, is_tied
 from backend.errors import UserError
 from backend.tuning.knobs import fits, layer_names
@@ -35,8 +37,7 @@ def check_targets(targets: str, model: Checkpoint) -> None:
         raise shared_layers(shared, model.name)
     missed = [name for name in names if not _adaptable(name, weights)]
     if missed:
-        layers = dict.fromkeys(_last(module) for module, rank in weights.items() if rank == 2 and module not in edges)
-        raise no_such_layers(missed, list(layers)[:MOST_NAMED])
+        raise no_such_layers(missed, (module for module, rank in weights.items() if rank == 2 and module not in edges))
 
 
 def shared_layers(names: list[str], model: str) -> UserError:
@@ -46,13 +47,14 @@ def shared_layers(names: list[str], model: str) -> UserError:
     return UserError("targets", problem=problem, remedy="Leave it out, or train all weights (full).")
 
 
-def no_such_layers(names: list[str], layers: list[str]) -> UserError:
-    """The refusal of names that are no layers an adapter can be put on.
+def no_such_layers(names: list[str], modules: Iterable[str]) -> UserError:
+    """The refusal of names that are no layers an adapter can be put on; `modules` are some that are.
 
-    >>> str(no_such_layers(["q_prj"], ["q_proj", "v_proj"]))
+    >>> str(no_such_layers(["q_prj"], ["layers.0.q_proj", "layers.0.v_proj", "layers.1.q_proj"]))
     'targets: no layer that takes an adapter is called "q_prj"; allowed is all-linear, or names among q_proj, v_proj.'
     """
     told = " or ".join(f'"{name}"' for name in names)
+    layers = list(dict.fromkeys(map(_last, modules)))[:MOST_NAMED]
     allowed = f"all-linear, or names among {', '.join(layers)}"
     return UserError("targets", problem=f"no layer that takes an adapter is called {told}", allowed=allowed)
 
