@@ -19,10 +19,11 @@ from backend.api import Studio
 from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.inference.decode import Answer
+from backend.inference.model import load
 from backend.jobs import telemetry, tune
 from backend.jobs.evaluated import measured_on
 from backend.jobs.targets import MOST_NAMED, check_targets
-from backend.jobs.trainable import check_layers, trainable
+from backend.jobs.trainable import adapted_layers, trainable
 from backend.settings import child_environment
 from backend.tuning.knobs import fits
 from backend.tuning.rows import read_chat_file
@@ -245,14 +246,41 @@ def test_an_untied_head_and_embedding_take_an_adapter_that_is_measured_as_it_was
         torch.testing.assert_close(model.merge_and_unload()(tokens).logits, trained)
 
 
+@pytest.mark.parametrize(
+    "targets",
+    ["language_model.model.layers.0.self_attn.q_proj", "model.language_model.layers.0.self_attn.q_proj"],
+    ids=["as in the files", "as in the loaded model"],
+)
+def test_a_layer_of_a_model_that_also_sees_is_trained_under_either_name(studio, world, tmp_path, targets):
+    """Not the vision tower's layer of the same number, which a name cut to its end would mean too."""
+    start = tiny.folder(tmp_path / "sees", "gemma3", tied=True)
+    training = {"steps": 2, "batch": 4, "lora_rank": 4, "targets": targets}
+    request = world[1] | {"model": str(start), "strategy": "sft", "parameters": {}, "references": "", "probe_every": 0}
+    run = studio.wait(studio.submit("tune", request | {"training": training}).id)
+    assert (run.status, run.error) == (RunStatus.DONE, "")
+    factors = load_file(Path(run.result["folder"]) / "adapter_model.safetensors")
+    stem = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora"
+    assert set(factors) == {f"{stem}_A.weight", f"{stem}_B.weight"}
+    assert factors[f"{stem}_B.weight"].any()
+
+
+@pytest.mark.parametrize("name", ["language_model.model.embed_tokens", "model.language_model.embed_tokens", "lm_head"])
+def test_a_tied_end_of_a_model_that_also_sees_is_refused_under_either_name(settings, tmp_path, name):
+    sees = resolve(str(tiny.folder(tmp_path / "sees", "gemma3", tied=True)), settings)
+    with pytest.raises(UserError, match=f"targets: {name} of .* shares its weights with another layer"):
+        check_targets(name, sees)
+    with pytest.raises(UserError, match=f"targets: {name} of this model shares its weights with another layer"):
+        adapted_layers(load(sees, device=torch.device("cpu")).model, [name])
+
+
 def test_a_refusal_names_a_bounded_number_of_layers_and_none_by_its_number_alone():
     model = torch.nn.ModuleDict({f"part_{number}": torch.nn.Linear(2, 2) for number in range(2 * MOST_NAMED)})
     model["mlp"] = torch.nn.Sequential(torch.nn.Linear(2, 2))
     with pytest.raises(UserError) as refused:
-        check_layers(model, ["nope"])
+        adapted_layers(model, ["nope"])
     assert str(refused.value).endswith(f"part_{MOST_NAMED - 1}.")
     with pytest.raises(UserError, match=r"or names among mlp\.0"):
-        check_layers(torch.nn.ModuleDict({"mlp": model["mlp"]}), ["nope"])
+        adapted_layers(torch.nn.ModuleDict({"mlp": model["mlp"]}), ["nope"])
 
 
 @pytest.mark.parametrize("targets", ["lm_head", "embed_tokens", "nope", "norm"])

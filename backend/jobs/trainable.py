@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from backend.jobs.targets import no_such_layers, shared_layers
+from backend.jobs.targets import modules_named, no_such_layers, shared_layers
 from backend.tuning.knobs import fits, layer_names
 from backend.tuning.loop import add_lora, save_memory
 
@@ -23,7 +23,7 @@ def trainable(model: Any, plan: Mapping[str, Any], *, seed: int) -> tuple[Any, b
         plan: a checked table of the settings that every strategy shares.
 
     Raises:
-        UserError: layers that no adapter can be put on; see `check_layers`.
+        UserError: layers that no adapter can be put on; see `adapted_layers`.
     """
     half = plan["dtype"] == "bf16" or (plan["dtype"] == "auto" and model.dtype != torch.float32)
     model.config.use_cache = False
@@ -33,17 +33,18 @@ def trainable(model: Any, plan: Mapping[str, Any], *, seed: int) -> tuple[Any, b
         if plan["dtype"] != "auto":
             model = model.to(torch.bfloat16 if half else torch.float32)
         model.requires_grad_(False)
-        targets = layer_names(plan["targets"])
-        if not isinstance(targets, str):
-            check_layers(model, targets)
+        names = layer_names(plan["targets"])
+        targets = names if isinstance(names, str) else adapted_layers(model, names)
         model = add_lora(model, rank=plan["lora_rank"], alpha=plan["lora_alpha"], seed=seed, targets=targets)
     if plan["checkpointing"]:
         save_memory(model)
     return model, plan["full"] and half
 
 
-def check_layers(model: Any, names: Sequence[str]) -> None:
-    """Refuse what `check_targets` could not know: the loaded model may name and share its layers otherwise.
+def adapted_layers(model: Any, names: Sequence[str]) -> list[str]:
+    """The names as PEFT finds them in this model, whose modules may be wrapped otherwise than in the files.
+
+    What `check_targets` could not know is refused: the loaded model may name and share its layers otherwise.
 
     Raises:
         UserError: a name that fits no linear layer or embedding, or one whose weights another layer uses too.
@@ -51,12 +52,15 @@ def check_layers(model: Any, names: Sequence[str]) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     weights = {name: id(module.weight) for name, module in modules.items() if _takes_adapter(module)}
     users = Counter(weights.values())
+    targets: list[str] = []
     for name in names:
-        found = [module for module in modules if fits(name, module)]
+        found = modules_named(name, modules)
         if not found or not weights.keys() >= set(found):
             raise no_such_layers([name], (one for one, weight in weights.items() if users[weight] == 1))
         if any(users[weights[one]] > 1 for one in found):
             raise shared_layers([name], "this model")
+        targets += [name] if fits(name, found[0]) else found
+    return targets
 
 
 def _takes_adapter(module: Any) -> bool:
