@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from backend.checkpoints.config import text_part
+from backend.checkpoints.config import layer_count
 from backend.errors import UserError, unknown_name
 from backend.merging.mergekit.beside import Find, check_format, check_template, donor_of
 from backend.merging.mergekit.gradients import number_everywhere, varies
@@ -52,7 +52,11 @@ def from_mergekit(
         remedy = "Say which model is the aligned one with --aligned."
         raise UserError("aligned", problem="the configuration has no base_model", remedy=remedy)
     sliced = table.get("slices") is not None
-    entries = sliced_models(table, base, _layers(find(base))) if sliced else whole_models(table)
+    if sliced:
+        start = find(base)
+        entries = sliced_models(table, base, layer_count(start.config) if start else None)
+    else:
+        entries = whole_models(table)
     common = dict(table.get("parameters") or {})
     for settings in (common, *(settings for _, settings in entries)):
         check_known(method, settings)
@@ -94,11 +98,6 @@ def _check_base(method: str, named: str, base: str, listed: Sequence[str], *, sl
         problem = "its karcher averages the models that it lists, here the aligned model is always one of them"
         remedy = "Name one of the listed models with --aligned, or list the aligned model too."
         raise UserError(FIELD, problem=problem, remedy=remedy)
-
-
-def _layers(checkpoint: Checkpoint | None) -> int | None:
-    config = {} if checkpoint is None else text_part(checkpoint.config)
-    return config.get("num_hidden_layers", config.get("n_layer"))
 
 
 def _tensors(checkpoint: Checkpoint | None) -> list[str]:
