@@ -117,6 +117,9 @@ OWN_SUITES_HELP = (
     "names, or paths of .jsonl files, with commas; one plain name among them and the task is asked in plain English too"
 )
 
+ONE_LAMBDA = "λ: 0 is the aligned model, 1 the fine-tuned one"
+ONE_LAMBDA_HELP = "the papers go from 0 to 1; from −0.5 on it may turn back, and up to 1.5 go further"
+
 DONOR_TITLE = "Advanced: whose tokenizer"
 DONOR_LABEL = "Tokenizer from (donor)"
 DONOR_HELP = "also the chat template and the configuration; it matters where the two models differ in them"

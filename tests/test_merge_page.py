@@ -11,6 +11,7 @@ import pytest
 
 from app import cards, forms, heatmap, plots, series, strength, text
 from app.pages.merge_form import Fields
+from backend.errors import UserError
 from backend.types import LayerChange, RunStatus
 from tests.fake_studio import FakeStudio
 from tests.test_app_pages import Page, errors, everything
@@ -122,11 +123,25 @@ def test_one_merge_says_what_it_takes_and_what_is_wrong_before_its_button_is_pre
     assert (lam, out) == ("", "")
     above, lam, out = seen(out="/taken")
     assert (above, lam, out) == ("", "", "out: /taken exists and is not empty. Name a new folder.")
-    above, lam, out = seen(lam=1.5)
-    assert (above, lam[:12], out) == ("", "lam: got 1.5", "")
+    above, lam, out = seen(lam=1.75)
+    assert (above, lam[:13], out) == ("", "lam: got 1.75", "")
     above, lam, out = seen(tuned="nowhere")
     assert above.startswith("tuned: no folder 'nowhere'")
     assert (lam, out) == ("", "")
+
+
+def test_the_strength_of_one_merge_may_be_typed_past_both_models(page: Page, settings: Any) -> None:
+    from backend.api import Studio
+
+    field = page.merge.fields.lam
+    assert [field.preprocess(lam) for lam in (-0.5, 0.37, 1.5)] == [-0.5, 0.37, 1.5]
+    studio = Studio(settings)
+    request = {"aligned": "demo/aligned", "tuned": "demo/code-mixed-sft", "method": "linear"}
+    for lam in (-0.5, 1.5):
+        assert studio.plan("merge", request | {"parameters": {"lam": lam}}).spec["parameters"]["lam"] == lam
+    with pytest.raises(UserError, match=r"lam: got 1\.75; allowed is a number from -0\.5 to 1\.5"):
+        studio.plan("merge", request | {"parameters": {"lam": 1.75}})
+    studio.close()
 
 
 def test_the_check_of_a_sweep_leaves_alone_what_is_said_of_one_merge(page: Page) -> None:

@@ -86,8 +86,8 @@ class Merge:
             field.change(self.check, self.form, checked, **last)
         written = [form.merge_estimate, *(self.errors[field] for field in OF_ONE_MERGE)]
         pair = (form.aligned, form.tuned, form.more, form.method)
-        changes = [field.change for field in (*pair, *chosen, form.lam)]
-        typed = [form.out.blur, form.out.submit, form.seed.blur]
+        changes = [field.change for field in (*pair, *chosen)]
+        typed = [form.lam.blur, form.lam.submit, form.out.blur, form.out.submit, form.seed.blur]
         asked = [self.is_writing, *self.form]
         opened = self.writing.expand(lambda: True, None, self.is_writing, **HIDDEN)
         opened.then(self.check_merge, asked, written, **HIDDEN)
