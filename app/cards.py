@@ -9,7 +9,19 @@ from typing import Any
 from app import text
 from app.plots import feasibility
 from app.tree import Tree, button, choice, el, facts, fold, group, note, table
-from backend.types import AXES, HARM_AXES, Frontier, Inspection, Outcome, Plan, Point, Run, Score, straight_words
+from backend.types import (
+    AXES,
+    HARM_AXES,
+    Frontier,
+    Inspection,
+    Outcome,
+    Plan,
+    Point,
+    Run,
+    Score,
+    straight_words,
+    time_words,
+)
 
 
 def header(device: Mapping[str, Any]) -> Tree:
@@ -304,7 +316,7 @@ def _grid_words(grid: Any, knob: str) -> str:
 def estimate(plan: Plan, knob: str = "lam") -> Tree:
     """What the planned run will take, and whether its result is here already; `knob` is what its grid turns."""
     e = plan.estimate
-    said = f"About {text.duration(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
+    said = f"About {time_words(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
     count = _grid_words(plan.spec.get("grid"), knob)
     parts = [el("p", count, el("b", said))]
     parts += [el("p", text.asked(plan.recipe), cls="s-quiet")] if text.asked(plan.recipe) else []

@@ -9,7 +9,7 @@ from typing import Any
 
 from app import text, tuning_text
 from app.tree import Tree, button, choice, el, facts, fold, group, note, table
-from backend.types import Run, RunStatus
+from backend.types import Run, RunStatus, time_words
 
 
 def live(run: Run, points: int, *, actions: bool = True) -> Tree:
@@ -79,10 +79,10 @@ def run_table(runs: Sequence[Run], chosen: int | None) -> Tree:
         state = [status(run)] + ([el("span", text.STORED_BADGE, cls="badge stored")] if run.stored else [])
         going = run.status == RunStatus.RUNNING
         bar: Any = el("progress", value=f"{run.fraction:.4f}", max="1", aria_label=f"run {run.id}") if going else ""
-        left = f"{text.duration(run.seconds_left)} left" if going and run.seconds_left is not None else ""
+        left = f"{time_words(run.seconds_left)} left" if going and run.seconds_left is not None else ""
         took = run.finished - run.started if run.finished and run.started else None
         when = time.strftime("%d %b %H:%M", time.localtime(run.created)) + (
-            f", took {text.duration(took)}" if took else ""
+            f", took {time_words(took)}" if took else ""
         )
         place = f"place {run.position}" if run.status == RunStatus.QUEUED and run.position else ""
         rows.append(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.types import Frontier, LayerChange, Point, Run, RunStatus, Score, straight_words
+from backend.types import Frontier, LayerChange, Point, Run, RunStatus, Score, straight_words, time_words
 
 TITLE = "DualSelect Studio"
 TAGLINE = "What fine-tuning does to a language model's safety, and how to win it back"
@@ -116,6 +116,9 @@ OWN_SUITES_LABEL = "Suites"
 OWN_SUITES_HELP = (
     "names, or paths of .jsonl files, with commas; one plain name among them and the task is asked in plain English too"
 )
+
+ONE_LAMBDA = "λ: 0 is the aligned model, 1 the fine-tuned one"
+ONE_LAMBDA_HELP = "the papers go from 0 to 1; from −0.5 on it may turn back, and up to 1.5 go further"
 
 DONOR_TITLE = "Advanced: whose tokenizer"
 DONOR_LABEL = "Tokenizer from (donor)"
@@ -326,21 +329,6 @@ def called(point: Point, runs: Mapping[int, Run], several: bool) -> str:
     return f"{point.label} of {tuned}" if several and tuned else point.label
 
 
-def duration(seconds: float | None) -> str:
-    """
-    >>> duration(8), duration(60), duration(95), duration(4000)
-    ('8 s', '1 min', '1 min 35 s', '1 h 6 min')
-    """
-    if seconds is None:
-        return ""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def size(count: float) -> str:
     """
     >>> size(900), size(5_600_000), size(14_000_000_000)
@@ -369,7 +357,7 @@ def progress(run: Run) -> str:
     if run.status == RunStatus.QUEUED:
         parts = [f"run {run.id}", f"waiting, place {run.position} in the queue" if run.position else "waiting"]
     if run.seconds_left is not None and run.status == RunStatus.RUNNING:
-        parts.append(f"about {duration(run.seconds_left)} left")
+        parts.append(f"about {time_words(run.seconds_left)} left")
     return " · ".join(parts)
 
 

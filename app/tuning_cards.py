@@ -9,7 +9,7 @@ from typing import Any
 from app import curves, text
 from app import tuning_text as words
 from app.tree import Tree, button, el, facts, fold, group, note, table
-from backend.types import DataPreview, Plan, Run, RunStatus
+from backend.types import DataPreview, Plan, Run, RunStatus, time_words
 
 
 def preview(name: str, found: DataPreview) -> Tree:
@@ -45,7 +45,7 @@ def nothing() -> Tree:
 def estimate(plan: Plan) -> Tree:
     """What the planned fine-tuning will take, every setting it will use, and whether its result is here already."""
     e = plan.estimate
-    said = f"About {text.duration(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
+    said = f"About {time_words(e.seconds)}, {text.size(e.memory)} of memory, {text.size(e.disk)} on disk."
     parts: list[Any] = [el("p", el("b", said)), _schedule(plan.spec)]
     parts += [el("p", text.asked(plan.recipe), cls="s-quiet")] if text.asked(plan.recipe) else []
     parts += [note(warning, "warning") for warning in plan.warnings]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.text import duration, percent
-from backend.types import Run, RunStatus, Score
+from app.text import percent
+from backend.types import Run, RunStatus, Score, time_words
 
 NO_RUN = "No fine-tuning yet. Choose a model and data, then start: the curves appear here, and stay after a reload."
 COMING = (
@@ -70,7 +70,7 @@ def ending(run: Run) -> str:
     """
     result = run.result or {}
     if run.status == RunStatus.DONE:
-        steps = f"{result['steps']} steps in {duration(result.get('seconds'))}" if "steps" in result else "trained"
+        steps = f"{result['steps']} steps in {time_words(result['seconds'])}" if "steps" in result else "trained"
         return f"Finished: {steps}, written to {result.get('folder', 'the folder of the run')}."
     return ENDINGS.get(run.status) or run.error or "The run failed; its log says why."
 

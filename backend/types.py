@@ -93,6 +93,17 @@ class Estimate:
     disk: int
 
 
+def time_words(seconds: float) -> str:
+    """A stretch of time in the units a person reads, from a second on.
+
+    >>> time_words(0.2), time_words(60), time_words(95), time_words(3600), time_words(4000)
+    ('1 s', '1 min', '1 min 35 s', '1 h', '1 h 6 min')
+    """
+    minutes, rest = divmod(max(1, round(seconds)), 60)
+    parts = [(minutes // 60, "h"), (minutes % 60, "min"), (0 if minutes >= 60 else rest, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What the headers say of one checkpoint or a pair, ready to be shown.

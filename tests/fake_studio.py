@@ -324,8 +324,8 @@ class FakeStudio(FakeTuning):
         if spec.get("out") == "/taken":
             raise UserError("out", problem="/taken exists and is not empty", remedy="Name a new folder.")
         lam = spec["parameters"].get("lam", 0.5)
-        if not 0 <= lam <= 1:
-            raise UserError("lam", got=lam, allowed="from 0 to 1")
+        if lam is None or not -0.5 <= lam <= 1.5:
+            raise UserError("lam", got=lam, allowed="from -0.5 to 1.5")
         return {name: value for name, value in spec.items() if name != "grid"}
 
     def _spec(self, spec: Mapping[str, Any]) -> dict[str, Any]:

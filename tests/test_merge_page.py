@@ -11,6 +11,7 @@ import pytest
 
 from app import cards, forms, heatmap, plots, series, strength, text
 from app.pages.merge_form import Fields
+from backend.errors import UserError
 from backend.types import LayerChange, RunStatus
 from tests.fake_studio import FakeStudio
 from tests.test_app_pages import Page, errors, everything
@@ -114,7 +115,7 @@ def test_a_second_number_makes_a_grid_and_the_estimate_counts_it(page: Page) -> 
 
 def test_one_merge_says_what_it_takes_and_what_is_wrong_before_its_button_is_pressed(page: Page) -> None:
     def seen(**changes: Any) -> list[str]:
-        return [everything(one) for one in page.merge.check_merge(*page.form(**changes))]
+        return [everything(one) for one in page.merge.check_merge(True, *page.form(**changes))]
 
     above, lam, out = seen()
     assert above.startswith("About 9 s, ")
@@ -122,11 +123,25 @@ def test_one_merge_says_what_it_takes_and_what_is_wrong_before_its_button_is_pre
     assert (lam, out) == ("", "")
     above, lam, out = seen(out="/taken")
     assert (above, lam, out) == ("", "", "out: /taken exists and is not empty. Name a new folder.")
-    above, lam, out = seen(lam=1.5)
-    assert (above, lam[:12], out) == ("", "lam: got 1.5", "")
+    above, lam, out = seen(lam=1.75)
+    assert (above, lam[:13], out) == ("", "lam: got 1.75", "")
     above, lam, out = seen(tuned="nowhere")
     assert above.startswith("tuned: no folder 'nowhere'")
     assert (lam, out) == ("", "")
+
+
+def test_the_strength_of_one_merge_may_be_typed_past_both_models(page: Page, settings: Any) -> None:
+    from backend.api import Studio
+
+    field = page.merge.fields.lam
+    assert [field.preprocess(lam) for lam in (-0.5, 0.37, 1.5)] == [-0.5, 0.37, 1.5]
+    studio = Studio(settings)
+    request = {"aligned": "demo/aligned", "tuned": "demo/code-mixed-sft", "method": "linear"}
+    for lam in (-0.5, 1.5):
+        assert studio.plan("merge", request | {"parameters": {"lam": lam}}).spec["parameters"]["lam"] == lam
+    with pytest.raises(UserError, match=r"lam: got 1\.75; allowed is a number from -0\.5 to 1\.5"):
+        studio.plan("merge", request | {"parameters": {"lam": 1.75}})
+    studio.close()
 
 
 def test_the_check_of_a_sweep_leaves_alone_what_is_said_of_one_merge(page: Page) -> None:
@@ -135,12 +150,39 @@ def test_the_check_of_a_sweep_leaves_alone_what_is_said_of_one_merge(page: Page)
         assert [slots["lam"], slots["out"]] == [gr.skip(), gr.skip()]
 
 
+def test_one_merge_is_planned_only_while_its_form_is_open() -> None:
+    class Counting(FakeStudio):
+        planned = 0
+
+        def plan(self, kind: str, spec: Any) -> Any:
+            self.planned += 1
+            return super().plan(kind, spec)
+
+    page = Page()
+    page.merge.studio = studio = Counting()
+    assert page.merge.check_merge(False, *page.form()) == [gr.skip()] * 3
+    assert studio.planned == 0
+    page.merge.check_merge(True, *page.form())
+    assert studio.planned == 1
+
+
+def test_unfolding_one_merge_opens_it_before_it_is_planned_and_folding_closes_it(page: Page) -> None:
+    events = {event: fn for fn in page.blocks.fns.values() for event in fn.targets}
+    opening, closing = (events[page.merge.writing._id, event] for event in ("expand", "collapse"))
+    for event, is_open in ((opening, True), (closing, False)):
+        assert event.fn() is is_open
+        assert event.outputs == [page.merge.is_writing]
+    (planned,) = [one for one in page.blocks.fns.values() if one.trigger_after == opening._id]
+    assert planned.fn == page.merge.check_merge
+
+
 def test_every_field_of_one_merge_asks_for_its_preview_again(page: Page) -> None:
-    (asked,) = [one for one in page.blocks.fns.values() if one.fn == page.merge.check_merge]
+    opened, asked = [one for one in page.blocks.fns.values() if one.fn == page.merge.check_merge]
     form = page.merge.fields
+    assert opened.inputs == asked.inputs == [page.merge.is_writing, *form.inputs]
     triggers = {trigger for trigger, _ in asked.targets}
     wanted = [form.aligned, form.tuned, form.more, form.method, form.donor, form.calibration, *form.extras.values()]
-    wanted += [*form.values, form.lam, form.out, form.seed, page.merge.writing]
+    wanted += [*form.values, form.lam, form.out, form.seed]
     assert triggers == {one._id for one in wanted}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -165,6 +166,26 @@ def test_every_kind_of_lora_at_one_is_what_peft_merges(make_lora, tmp_path: Path
     close(load(tmp_path / "out"), pair)
 
 
+@pytest.mark.parametrize("lam", [0.3, 0.7])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True},
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 3, "layers.1.mlp.up_proj": 5}},
+        {"use_rslora": True, "rank_pattern": {"q_proj": 2}},
+        {"target_modules": ["embed_tokens", "q_proj", "lm_head"]},
+    ],
+    ids=["lora", "rslora", "patterns", "patterns of rslora", "embeddings"],
+)
+def test_an_adapter_on_the_way_is_what_peft_merges_at_that_scale(
+    make_lora, tmp_path: Path, options: dict[str, Any], lam: float
+) -> None:
+    pair = make_lora("llama", **options)
+    pair.into(tmp_path / "out", lam)
+    close(load(tmp_path / "out"), pair, scale=lam)
+
+
 @pytest.mark.parametrize(
     ("family", "options"),
     [("gpt2", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}), ("gpt_neox", {})],
@@ -180,8 +201,13 @@ def test_transposed_layers_and_other_names_of_head_and_embedding(
     assert same(load(tmp_path / "out").state_dict(), target.state_dict())
 
 
-def close(merged: Any, pair: Pair) -> None:
-    expected = in_peft(pair).merge_and_unload()
+def close(merged: Any, pair: Pair, *, scale: float = 1.0) -> None:
+    """Every weight is PEFT's to a few roundings of fp32: PEFT adds the scaled product, a merge walks to the whole."""
+    adapted = in_peft(pair)
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_scale("default", scale)  # `scale_layer` passes over embeddings
+    expected = adapted.merge_and_unload()
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(merged.state_dict()[name], tensor, rtol=1e-6, atol=1e-6)
 

@@ -19,9 +19,11 @@ from backend.api import Studio
 from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.inference.decode import Answer
+from backend.inference.model import load
 from backend.jobs import telemetry, tune
 from backend.jobs.evaluated import measured_on
-from backend.jobs.targets import check_targets
+from backend.jobs.targets import MOST_NAMED, check_targets
+from backend.jobs.trainable import adapted_layers, trainable
 from backend.settings import child_environment
 from backend.tuning.knobs import fits
 from backend.tuning.rows import read_chat_file
@@ -217,7 +219,7 @@ def test_layers_that_take_no_adapter_are_refused_before_the_model_is_loaded(stud
 )
 def test_the_layers_that_a_plan_accepts_are_those_that_get_an_adapter(studio, world, targets):
     assert studio.plan("tune", world[1] | {"training": {"steps": 8, "targets": targets}})
-    model, _ = tune._trainable(tiny.model(), LORA | {"targets": targets}, seed=0)
+    model, _ = trainable(tiny.model(), LORA | {"targets": targets}, seed=0)
     adapted = {
         name.split(".lora_A")[0].split("base_model.model.")[1]
         for name, _ in model.named_parameters()
@@ -234,7 +236,7 @@ def test_the_layers_that_a_plan_accepts_are_those_that_get_an_adapter(studio, wo
 def test_an_untied_head_and_embedding_take_an_adapter_that_is_measured_as_it_was_trained(world):
     tiny.folder(world[0].demo / "models" / "untied", "llama", tied=False)
     check_targets("lm_head,embed_tokens", resolve("demo/untied", world[0], field="model"))
-    model, _ = tune._trainable(tiny.model(tied=False), LORA | {"targets": "lm_head,embed_tokens"}, seed=0)
+    model, _ = trainable(tiny.model(tied=False), LORA | {"targets": "lm_head,embed_tokens"}, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -244,11 +246,48 @@ def test_an_untied_head_and_embedding_take_an_adapter_that_is_measured_as_it_was
         torch.testing.assert_close(model.merge_and_unload()(tokens).logits, trained)
 
 
+@pytest.mark.parametrize(
+    "targets",
+    ["language_model.model.layers.0.self_attn.q_proj", "model.language_model.layers.0.self_attn.q_proj"],
+    ids=["as in the files", "as in the loaded model"],
+)
+def test_a_layer_of_a_model_that_also_sees_is_trained_under_either_name(studio, world, tmp_path, targets):
+    """Not the vision tower's layer of the same number, which a name cut to its end would mean too."""
+    start = tiny.folder(tmp_path / "sees", "gemma3", tied=True)
+    training = {"steps": 2, "batch": 4, "lora_rank": 4, "targets": targets}
+    request = world[1] | {"model": str(start), "strategy": "sft", "parameters": {}, "references": "", "probe_every": 0}
+    run = studio.wait(studio.submit("tune", request | {"training": training}).id)
+    assert (run.status, run.error) == (RunStatus.DONE, "")
+    factors = load_file(Path(run.result["folder"]) / "adapter_model.safetensors")
+    stem = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora"
+    assert set(factors) == {f"{stem}_A.weight", f"{stem}_B.weight"}
+    assert factors[f"{stem}_B.weight"].any()
+
+
+@pytest.mark.parametrize("name", ["language_model.model.embed_tokens", "model.language_model.embed_tokens", "lm_head"])
+def test_a_tied_end_of_a_model_that_also_sees_is_refused_under_either_name(settings, tmp_path, name):
+    sees = resolve(str(tiny.folder(tmp_path / "sees", "gemma3", tied=True)), settings)
+    with pytest.raises(UserError, match=f"targets: {name} of .* shares its weights with another layer"):
+        check_targets(name, sees)
+    with pytest.raises(UserError, match=f"targets: {name} of this model shares its weights with another layer"):
+        adapted_layers(load(sees, device=torch.device("cpu")).model, [name])
+
+
+def test_a_refusal_names_a_bounded_number_of_layers_and_none_by_its_number_alone():
+    model = torch.nn.ModuleDict({f"part_{number}": torch.nn.Linear(2, 2) for number in range(2 * MOST_NAMED)})
+    model["mlp"] = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with pytest.raises(UserError) as refused:
+        adapted_layers(model, ["nope"])
+    assert str(refused.value).endswith(f"part_{MOST_NAMED - 1}.")
+    with pytest.raises(UserError, match=r"or names among mlp\.0"):
+        adapted_layers(torch.nn.ModuleDict({"mlp": model["mlp"]}), ["nope"])
+
+
 @pytest.mark.parametrize("targets", ["lm_head", "embed_tokens", "nope", "norm"])
 def test_the_loaded_model_is_looked_at_again(targets):
     """Names in the files and in the model may differ, and so may what they share."""
     with pytest.raises(UserError, match="targets: "):
-        tune._trainable(tiny.model(tied=True), LORA | {"targets": targets}, seed=0)
+        trainable(tiny.model(tied=True), LORA | {"targets": targets}, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ class Merge:
                 with gr.Accordion("Or write one merge to a folder", open=False) as self.writing:
                     self.fields.one_merge()
                     self.write = gr.Button("Write this merge")
+                self.is_writing = gr.State(False)  # a folded form is not planned
             with gr.Column(scale=7, min_width=320):
                 with gr.Column(elem_classes="s-panel"):
                     self.live = sheet(live=True, elem_id="live")
@@ -85,9 +86,13 @@ class Merge:
             field.change(self.check, self.form, checked, **last)
         written = [form.merge_estimate, *(self.errors[field] for field in OF_ONE_MERGE)]
         pair = (form.aligned, form.tuned, form.more, form.method)
-        changes = [field.change for field in (*pair, *chosen, form.lam)]
-        typed = [form.out.blur, form.out.submit, form.seed.blur]
-        gr.on([self.writing.expand, *changes, *typed], self.check_merge, self.form, written, **last)
+        changes = [field.change for field in (*pair, *chosen)]
+        typed = [form.lam.blur, form.lam.submit, form.out.blur, form.out.submit, form.seed.blur]
+        asked = [self.is_writing, *self.form]
+        opened = self.writing.expand(lambda: True, None, self.is_writing, **HIDDEN)
+        opened.then(self.check_merge, asked, written, **HIDDEN)
+        self.writing.collapse(lambda: False, None, self.is_writing, **HIDDEN)
+        gr.on([*changes, *typed], self.check_merge, asked, written, **last)
         for field in (form.grid, form.second_grid, form.seed, form.measured.own):
             field.blur(self.check, self.form, checked, **last)
             field.submit(self.check, self.form, checked, **last)
@@ -120,8 +125,13 @@ class Merge:
         except StudioError as error:
             return None, el("p", str(error), role="alert")
 
-    def check_merge(self, *form: Any) -> list[Any]:
-        """What one merge to a folder will take, or why it cannot start: at its own field, else above its button."""
+    def check_merge(self, is_open: bool, *form: Any) -> list[Any]:
+        """What one merge to a folder will take, or why it cannot start: at its own field, else above its button.
+
+        Nothing is planned while its form is folded: opening it asks again.
+        """
+        if not is_open:
+            return [gr.skip()] * (1 + len(OF_ONE_MERGE))
         said: dict[str, Any] = {}
         try:
             plan = self.studio.plan("merge", self.fields.spec("merge", Fields.of(form)))

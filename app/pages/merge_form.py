@@ -183,7 +183,8 @@ class Form:
             (p for m in self.methods for p in m.get("parameters", ()) if p["name"] == "lam"),
             {"name": "lam", "kind": "float", "default": 0.5, "low": 0, "high": 1},
         )
-        self.lam = forms.component({**lam, "label": "λ: 0 is the aligned model, 1 the fine-tuned one"})
+        typed = {"label": text.ONE_LAMBDA, "help": text.ONE_LAMBDA_HELP, "fine": True}  # a slider ends at 0 and 1
+        self.lam = forms.component({**lam, **typed}, step=0.05)
         self.slot("lam")
         self.out = gr.Textbox("", label="Folder", info="leave empty to keep it with the studio's own runs", max_lines=1)
         self.slot("out")

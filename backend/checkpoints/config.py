@@ -88,3 +88,13 @@ def text_part(config: dict[str, Any]) -> dict[str, Any]:
     """The language model's own table: `text_config` where a model also sees, else the whole."""
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else config
+
+
+def layer_count(config: dict[str, Any]) -> int | None:
+    """How many layers the language model has, where the config says so.
+
+    >>> layer_count({"text_config": {"num_hidden_layers": 26}}), layer_count({"n_layer": 12}), layer_count({})
+    (26, 12, None)
+    """
+    own = text_part(config)
+    return own.get("num_hidden_layers", own.get("n_layer"))

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from backend.checkpoints.config import text_part
+from backend.checkpoints.config import layer_count, text_part
 from backend.checkpoints.tokenizer import template_hash, tokenizer_hash, vocabulary
 from backend.checkpoints.tying import is_tied
 from backend.errors import UserError
@@ -32,7 +32,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "vocabulary": config.get("vocab_size"),
         "tokens": _tokens(checkpoint),
         "tied": is_tied(checkpoint) if checkpoint.kind == "full" else None,
-        "layers": config.get("num_hidden_layers", config.get("n_layer")),
+        "layers": layer_count(checkpoint.config),
         "hidden": config.get("hidden_size", config.get("n_embd")),
         "tokenizer_hash": tokenizer_hash(checkpoint),
         "template_hash": template_hash(checkpoint),

@@ -14,7 +14,7 @@ from backend.checkpoints.space import size_words
 from backend.errors import StudioError, UserError
 from backend.jobs.sources import merged_folder
 from backend.registry import EXTRA_INPUTS
-from backend.types import AXES, Estimate, Plan, Run, RunStatus, Score, straight_words
+from backend.types import AXES, Estimate, Plan, Run, RunStatus, Score, straight_words, time_words
 
 WALKED = ("projection", "distance")
 
@@ -115,16 +115,6 @@ def estimate_words(estimate: Estimate) -> str:
     """
     memory, disk = size_words(estimate.memory), size_words(estimate.disk)
     return f"about {time_words(estimate.seconds)}, {memory} of memory, {disk} of disk"
-
-
-def time_words(seconds: float) -> str:
-    """
-    >>> time_words(0.2), time_words(60), time_words(95), time_words(4000)
-    ('1 s', '1 min', '1 min 35 s', '1 h 6 min')
-    """
-    minutes, rest = divmod(max(1, round(seconds)), 60)
-    parts = [(minutes // 60, "h"), (minutes % 60, "min"), (0 if minutes >= 60 else rest, "s")]
-    return " ".join(f"{count} {unit}" for count, unit in parts if count)
 
 
 def finish(studio: Studio, run: Run) -> Run:

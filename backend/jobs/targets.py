@@ -1,11 +1,15 @@
 """Which layers an adapter is put on: the names in `targets`, checked against a checkpoint's tensors. No torch.
 
 PEFT takes a name for every module that is called so or ends in "." and the name. It passes over a name that fits
-nothing, and fails, after the model was loaded, at a module that it cannot adapt: both are refused here.
+nothing, and fails, after the model was loaded, at a module that it cannot adapt: both are refused here. A loaded model
+may wrap a module otherwise than the files do, so a name as either of them has it is understood for both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from backend.checkpoints.names import bare
 from backend.checkpoints.tying import find_ends, is_tied
 from backend.errors import UserError
 from backend.tuning.knobs import fits, layer_names
@@ -27,16 +31,30 @@ def check_targets(targets: str, model: Checkpoint) -> None:
     names = layer_names(targets)
     if isinstance(names, str):
         return
-    weights = _modules(model)
     ends = find_ends(model.tensors)
     edges = {name.removesuffix(".weight") for name in ends} if ends else set()
-    shared = [name for name in names if any(fits(name, edge) for edge in edges)]
+    weights = dict.fromkeys(edges, 2) | _modules(model)
+    meant = {name: modules_named(name, weights) for name in names}
+    shared = [name for name, found in meant.items() if edges.intersection(found)]
     if shared and is_tied(model):
         raise shared_layers(shared, model.name)
-    missed = [name for name in names if not _adaptable(name, weights)]
+    missed = [name for name, found in meant.items() if not found or any(weights[one] != 2 for one in found)]
     if missed:
-        layers = dict.fromkeys(_last(module) for module, rank in weights.items() if rank == 2 and module not in edges)
-        raise no_such_layers(missed, list(layers)[:MOST_NAMED])
+        raise no_such_layers(missed, (module for module, rank in weights.items() if rank == 2 and module not in edges))
+
+
+def modules_named(name: str, modules: Iterable[str]) -> list[str]:
+    """The modules that a name in `targets` means: those that PEFT takes, else the one that is only wrapped otherwise.
+
+    >>> modules_named("up_proj", ["layers.0.mlp.up_proj", "layers.1.mlp.up_proj", "norm"])
+    ['layers.0.mlp.up_proj', 'layers.1.mlp.up_proj']
+    >>> files = ["language_model.model.layers.0.mlp.up_proj", "vision_tower.encoder.layers.0.mlp.up_proj"]
+    >>> modules_named("model.language_model.layers.0.mlp.up_proj", files)
+    ['language_model.model.layers.0.mlp.up_proj']
+    """
+    listed, unwrapped = list(modules), bare(f"{name}.weight")
+    found = [module for module in listed if fits(name, module)]
+    return found or [module for module in listed if bare(f"{module}.weight") == unwrapped]
 
 
 def shared_layers(names: list[str], model: str) -> UserError:
@@ -46,13 +64,14 @@ def shared_layers(names: list[str], model: str) -> UserError:
     return UserError("targets", problem=problem, remedy="Leave it out, or train all weights (full).")
 
 
-def no_such_layers(names: list[str], layers: list[str]) -> UserError:
-    """The refusal of names that are no layers an adapter can be put on.
+def no_such_layers(names: list[str], modules: Iterable[str]) -> UserError:
+    """The refusal of names that are no layers an adapter can be put on; `modules` are some that are.
 
-    >>> str(no_such_layers(["q_prj"], ["q_proj", "v_proj"]))
+    >>> str(no_such_layers(["q_prj"], ["layers.0.q_proj", "layers.0.v_proj", "layers.1.q_proj"]))
     'targets: no layer that takes an adapter is called "q_prj"; allowed is all-linear, or names among q_proj, v_proj.'
     """
     told = " or ".join(f'"{name}"' for name in names)
+    layers = list(dict.fromkeys(map(_last, modules)))[:MOST_NAMED]
     allowed = f"all-linear, or names among {', '.join(layers)}"
     return UserError("targets", problem=f"no layer that takes an adapter is called {told}", allowed=allowed)
 
@@ -67,11 +86,6 @@ def _modules(model: Checkpoint) -> dict[str, int]:
         if leaf == "weight" and parents:
             found[".".join(parents)] = len(tensor.shape)
     return found
-
-
-def _adaptable(name: str, weights: dict[str, int]) -> bool:
-    ranks = [rank for module, rank in weights.items() if fits(name, module)]
-    return bool(ranks) and all(rank == 2 for rank in ranks)
 
 
 def _last(module: str) -> str:

@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from backend.checkpoints.card import public_name, tuned_card
 from backend.checkpoints.resolve import resolve
@@ -36,13 +34,12 @@ from backend.jobs.datasets import find_data
 from backend.jobs.evaluated import held_out, measured_on
 from backend.jobs.planning import TUNING
 from backend.jobs.sources import fingerprint, pinned
-from backend.jobs.targets import no_such_layers, shared_layers
 from backend.jobs.telemetry import Recorder
+from backend.jobs.trainable import trainable
 from backend.registry import Plugin, strategies
 from backend.settings import Settings
 from backend.storage.files import write_json, write_text
-from backend.tuning.knobs import fits, layer_names
-from backend.tuning.loop import Order, Progress, TrainingSettings, add_lora, save_memory, train
+from backend.tuning.loop import Order, Progress, TrainingSettings, train
 from backend.tuning.prepare import Prepared, prepare
 from backend.tuning.resume import Saver
 from backend.tuning.rows import read_chat_file
@@ -147,7 +144,7 @@ def _train(
 ) -> tuple[Any, list[float], dict[str, Any]]:
     """The trained model, still with its adapter, the loss of every step, and what the strategy settled by itself."""
     plan = spec["training"]
-    model, autocast = _trainable(responder.model, plan, seed=spec["seed"])
+    model, autocast = trainable(responder.model, plan, seed=spec["seed"])
     recorder = Recorder(context.folder, data.task_texts, data.reference_texts)
     saver = Saver(context.folder / "training.pt", least=context.settings.save_seconds)
     probe = _Probe(context, responder, model, probed, recorder)
@@ -186,49 +183,6 @@ def _train(
         control=control,
     )
     return model, losses, hooks.settled()
-
-
-def _trainable(model: Any, plan: Mapping[str, Any], *, seed: int) -> tuple[Any, bool]:
-    """The model as it is trained, and whether it computes in bf16 over fp32 weights.
-
-    An adapter's weights are fp32 over a base of any format; whole models keep fp32 weights and compute in bf16.
-    """
-    half = plan["dtype"] == "bf16" or (plan["dtype"] == "auto" and model.dtype != torch.float32)
-    model.config.use_cache = False
-    if plan["full"]:
-        model = model.float()
-    else:
-        if plan["dtype"] != "auto":
-            model = model.to(torch.bfloat16 if half else torch.float32)
-        model.requires_grad_(False)
-        targets = layer_names(plan["targets"])
-        if not isinstance(targets, str):
-            _check_layers(model, targets)
-        model = add_lora(model, rank=plan["lora_rank"], alpha=plan["lora_alpha"], seed=seed, targets=targets)
-    if plan["checkpointing"]:
-        save_memory(model)
-    return model, plan["full"] and half
-
-
-def _check_layers(model: Any, names: Sequence[str]) -> None:
-    """Refuse what `check_targets` could not know: the loaded model may name and share its layers otherwise.
-
-    Raises:
-        UserError: a name that fits no linear layer or embedding, or one whose weights another layer uses too.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    users = Counter(id(module.weight) for module in modules.values() if _takes_adapter(module))
-    layers = dict.fromkeys(name.rsplit(".", 1)[-1] for name, module in modules.items() if _takes_adapter(module))
-    for name in names:
-        found = [module for place, module in modules.items() if fits(name, place)]
-        if not found or not all(map(_takes_adapter, found)):
-            raise no_such_layers([name], list(layers))
-        if any(users[id(module.weight)] > 1 for module in found):
-            raise shared_layers([name], "this model")
-
-
-def _takes_adapter(module: Any) -> bool:
-    return isinstance(module, torch.nn.Linear | torch.nn.Embedding | Conv1D)
 
 
 class _Probe:

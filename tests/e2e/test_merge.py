@@ -45,6 +45,26 @@ def test_fields_come_with_the_methods_that_need_them(page: Page, fake_url: str) 
     expect(page.locator("#estimate")).to_contain_text("33 checkpoints (11 × 3)")
 
 
+def test_one_merge_says_what_it_takes_while_its_form_is_open(page: Page, fake_url: str) -> None:
+    open_page(page, fake_url, "?view=merge")
+    fold = page.get_by_role("button", name="Or write one merge to a folder")
+    fold.click()
+    expect(page.locator("#merge-estimate")).to_contain_text("of memory")
+    lam = page.get_by_label("λ: 0 is the aligned model")
+    lam.fill("1.75")
+    lam.blur()
+    expect(page.locator("#error-lam")).to_contain_text("lam: got 1.75")
+    lam.fill("-0.5")
+    lam.blur()
+    expect(page.locator("#error-lam")).to_be_empty()
+    page.get_by_label("Folder").fill("/taken")
+    page.get_by_label("Folder").blur()
+    expect(page.locator("#error-out")).to_contain_text("out: /taken exists")
+    fold.click()
+    fold.click()
+    expect(page.locator("#error-out")).to_contain_text("out: /taken exists")
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_map_shows_where_the_fine_tune_moved(page: Page, fake_url: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.checkpoints.config import text_part
+from backend.checkpoints.config import layer_count
 from backend.errors import UserError, unknown_name
 from backend.merging.by_tensor import curves_of, differs_by_tensor, number_everywhere, until_all, varies
 from backend.merging.mergekit.beside import Find, check_format, check_template, donor_of
@@ -53,7 +53,11 @@ def from_mergekit(
         remedy = "Say which model is the aligned one with --aligned."
         raise UserError("aligned", problem="the configuration has no base_model", remedy=remedy)
     sliced = table.get("slices") is not None
-    entries = sliced_models(table, base, _layers(find(base))) if sliced else whole_models(table)
+    if sliced:
+        start = find(base)
+        entries = sliced_models(table, base, layer_count(start.config) if start else None)
+    else:
+        entries = whole_models(table)
     common = dict(table.get("parameters") or {})
     for settings in (common, *(settings for _, settings in entries)):
         check_known(method, settings)
@@ -115,11 +119,6 @@ def _check_depth(parameters: Mapping[str, Any], names: Sequence[str]) -> None:
     if any(len(curve) > 1 for curve in curves) and stacks_of(names) > 1:
         problem = "mergekit draws a curve over each of the two stacks of layers of this model"
         raise UserError(FIELD, problem=problem, allowed="one number for each model, or filters by name")
-
-
-def _layers(checkpoint: Checkpoint | None) -> int | None:
-    config = {} if checkpoint is None else text_part(checkpoint.config)
-    return config.get("num_hidden_layers", config.get("n_layer"))
 
 
 def _tensors(checkpoint: Checkpoint | None) -> list[str]:
