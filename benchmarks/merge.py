@@ -1,10 +1,12 @@
 """A merge to disk against the floor and against mergekit: wall time and peak memory, as ratios of one run.
 
-    python benchmarks/merge.py --rounds 5 --mergekit /path/to/venv/bin/python --json merge.json
+    python benchmarks/merge.py --rounds 5 --mergekit /path/to/venv/bin/python --json merge.json --markdown
 
-The floor is what nobody can leave out: per shard read both tensors, `torch.lerp` in bf16, `save_file`. Every side runs
-as a fresh process on the same files, imports counted, one warm-up and then in turn; the output is deleted in between
-and `sync` is part of the time. Reported are medians, with the smallest and largest ratio of a round.
+Ours is timed twice: the engine alone in a process, as the floor is, and the command `python -m backend merge`, as
+mergekit's `mergekit-yaml` is, with its planning, its database and its child process. The floor is what nobody can
+leave out: per shard read both tensors, `torch.lerp` in bf16, `save_file`. Every side runs as a fresh process on the
+same files, imports counted, one warm-up and then in turn; the output is deleted in between and `sync` is part of the
+time. Reported are medians, with the smallest and largest ratio of a round.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ METHODS = {
     "ties": ({"density": 0.5}, {"model": {"weight": 1.0, "density": 0.5}, "parameters": {"lambda": 0.6}}),
     "breadcrumbs": ({}, {"model": {"weight": 0.6, "density": 0.9}}),
 }
+
+OURS_TWICE = ("engine", "command")
 
 FLOOR = """
 import sys, torch
@@ -143,6 +147,7 @@ def main() -> None:
     parser.add_argument("--mergekit", help="a Python that has mergekit 0.1.5; without it only the floor is compared")
     parser.add_argument("--folder", help="where the pair is made; default: the system's temporary folder")
     parser.add_argument("--pair", help="a folder with aligned/ and tuned/, made where it is not there, and kept")
+    parser.add_argument("--markdown", action="store_true", help="print README's table at the end")
     parser.add_argument("--json", metavar="FILE", help="write every run and every ratio there, after each method")
     options = parser.parse_args()
     table: dict[str, Any] = {"cores": os.cpu_count(), "rounds": options.rounds, "methods": {}}
@@ -156,25 +161,34 @@ def main() -> None:
         files = list(start.glob("*.safetensors"))
         table |= {"bytes_per_model": sum(path.stat().st_size for path in files), "shards": len(files)}
         print(f"2 × {table['bytes_per_model'] / 1e9:.2f} GB in {len(files)} shards, {os.cpu_count()} cores")
-        print(f"{'method':14}{'ours s':>8}{'MB':>6}   {'peer':9}{'s':>7}{'MB':>6}", end="   ")
+        print(f"{'method':13}{'ours':8}{'s':>7}{'MB':>6}   {'peer':15}{'s':>7}{'MB':>6}", end="   ")
         print("peer / ours, median [min, max]: wall, CPU, memory", flush=True)
         for method in options.methods.split(","):
             table["methods"][method] = compare(method, folder, start, goal, options)
             if options.json:
                 Path(options.json).write_text(json.dumps(table, indent=1))
+    if options.markdown:
+        print(markdown(table))
 
 
 def compare(method: str, folder: Path, start: Path, goal: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one method and its peers in turn, print a line for each peer and return all of it."""
+    """Run one method and its peers in turn, print a line for each pair of sides and return all of it."""
     out, config = folder / "out", folder / "config.yml"
     config.write_text(mergekit_config(method, start, goal))
-    pair = [str(start), str(goal), str(out)]
-    sides = {"ours": [sys.executable, "-c", OURS, *pair, method, json.dumps(METHODS[method][0])]}
+    pair, knobs = [str(start), str(goal), str(out)], METHODS[method][0]
+    words = [part for name, value in knobs.items() for part in ("--set", f"{name}={value}")]
+    command = ["--aligned", str(start), "--tuned", str(goal), "--method", method, *words, "--out", str(out)]
+    sides = {
+        "engine": [sys.executable, "-c", OURS, *pair, method, json.dumps(knobs)],
+        "command": [sys.executable, "-m", "backend", "merge", *command],
+    }
     if method in ("linear", "slerp"):
         sides["floor"] = [sys.executable, "-c", FLOOR, *pair]
     if options.mergekit:
         tool = Path(options.mergekit).with_name("mergekit-yaml")
         sides["mergekit"] = [options.mergekit, str(tool), str(config), str(out), "--no-copy-tokenizer"]
+        if method == "linear":
+            sides["mergekit async"] = [*sides["mergekit"], "--async-write"]
     runs: dict[str, list[Spent]] = {side: [] for side in sides}
     for turn in range(options.rounds + 1):
         order = list(sides.items())
@@ -184,19 +198,40 @@ def compare(method: str, folder: Path, start: Path, goal: Path, options: argpars
                 runs[side].append(found)
     middle = {side: Spent(*map(statistics.median, zip(*found, strict=True))) for side, found in runs.items()}
     report: dict[str, Any] = {"runs": runs, "median": {side: one._asdict() for side, one in middle.items()}}
-    for side in list(sides)[1:]:
+    against = [(own, peer) for peer in list(sides)[2:] for own in (["engine"] if peer == "floor" else OURS_TWICE)]
+    for own, peer in against:
         ratios = {}
         for part in Spent._fields:
-            found = [
-                getattr(theirs, part) / getattr(ours, part)
-                for theirs, ours in zip(runs[side], runs["ours"], strict=True)
-            ]
+            pairs = zip(runs[peer], runs[own], strict=True)
+            found = [getattr(theirs, part) / getattr(ours, part) for theirs, ours in pairs]
             ratios[part] = {"median": statistics.median(found), "min": min(found), "max": max(found)}
-        report[f"{side}_over_ours"] = ratios
-        own, peer = (f"{middle[name].wall:8.2f}{middle[name].memory / 1e6:6.0f}" for name in ("ours", side))
+        report[f"{peer}/{own}"] = ratios
+        ours, theirs = (f"{middle[name].wall:7.2f}{middle[name].memory / 1e6:6.0f}" for name in (own, peer))
         spread = ", ".join(f"{one['median']:.2f} [{one['min']:.2f}, {one['max']:.2f}]" for one in ratios.values())
-        print(f"{method:14}{own}   {side:8}{peer}   {spread}", flush=True)
+        print(f"{method:13}{own:8}{ours}   {peer:15}{theirs}   {spread}", flush=True)
     return report
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """README's table: for each method and peer the times and memory, and peer / ours for the engine and the command."""
+    lines = [
+        "| method | engine | command | peer | peer's time | peer / engine | peer / command | memory, peer / command |"
+    ]
+    lines.append("|---" * 8 + "|")
+    for method, report in table["methods"].items():
+        middle = report["median"]
+        for peer in list(middle)[2:]:
+            ratios = [report.get(f"{peer}/{own}") for own in OURS_TWICE]
+            walls = ["–" if one is None else _spread(one["wall"]) for one in ratios]
+            memory = "–" if ratios[1] is None else _spread(ratios[1]["memory"])
+            own = [f"{middle[name]['wall']:.1f} s, {middle[name]['memory'] / 1e6:.0f} MB" for name in OURS_TWICE]
+            cells = [method, *own, peer, f"{middle[peer]['wall']:.1f} s", *walls, memory]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.1f} [{ratio['min']:.1f}, {ratio['max']:.1f}]"
 
 
 if __name__ == "__main__":
