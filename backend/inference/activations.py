@@ -8,15 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backend.threads import one_thread
+
 MOST_TOKENS = 2048
 
 
+@one_thread()
 def gram_matrices(
     model: Any, chats: Sequence[Sequence[int]], check: Callable[[int], None] = lambda done: None
 ) -> dict[str, Tensor]:
     """XᵀX of the inputs of each Linear layer but the output head, summed over positions, the mean over `chats`.
 
-    Layers that are fed the same tensor (q, k and v; gate and up) share one matrix in memory.
+    Layers that are fed the same tensor (q, k and v; gate and up) share one matrix in memory. A CPU measures with one
+    thread, so that a recipe replays on any number of them.
 
     Args:
         model: a loaded causal language model.
