@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backend.errors import UserError
 from backend.threads import one_thread
 
 MOST_TOKENS = 2048
@@ -29,6 +30,9 @@ def gram_matrices(
 
     Returns:
         Weight name, as in `model.state_dict()` -> [in, in], fp32, in main memory.
+
+    Raises:
+        UserError: inputs that are no numbers.
     """
     head = model.get_output_embeddings()
     grams: dict[str, Tensor] = {}
@@ -57,4 +61,8 @@ def gram_matrices(
         for one in hooks:
             one.remove()
     means = {name: (gram / len(chats)).cpu() for name, gram in grams.items()}
+    for name, mean in means.items():
+        if not bool(torch.isfinite(mean).all()):
+            problem = f"`{name}` is fed NaN or infinite numbers on these chats"
+            raise UserError("calibration", problem=problem, remedy="Use a checkpoint whose training did not diverge.")
     return {f"{name}.weight": means[leader] for name, leader in leaders.items()}
