@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backend.__main__ import main
+from backend.checkpoints.folder import read_folder
 from backend.checkpoints.resolve import resolve
 from backend.errors import UserError
 from backend.inference.activations import gram_matrices
@@ -20,7 +23,7 @@ from backend.jobs.planning import make_plan
 from backend.merging.compensate import accept_within, cost_factor
 from backend.merging.engine import merge_to_folder, merged_tensors, open_models
 from backend.merging.inputs import check_request
-from backend.merging.project import onto_alignment
+from backend.merging.project import leading_directions, onto_alignment
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from tests import tiny
@@ -140,6 +143,62 @@ def test_gram_matrices_are_those_of_the_inputs_and_shared_where_layers_share_the
     assert grams[f"{attention}q_proj.weight"] is grams[f"{attention}v_proj.weight"]
     assert grams[f"{mlp}gate_proj.weight"] is grams[f"{mlp}up_proj.weight"]
     assert grams[f"{attention}o_proj.weight"] is not grams[f"{attention}q_proj.weight"]
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch has; afterwards it has one again."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
+
+
+def test_what_is_measured_and_factorised_has_the_same_bits_on_any_number_of_threads(threads: Any) -> None:
+    generator = torch.Generator().manual_seed(2)
+    model = tiny.model(hidden=40, layers=1)  # widths that are no multiple of 16 are shared out otherwise
+    chats = [torch.randint(5, 160, (length,), generator=generator).tolist() for length in (7, 33, 60)]
+    alignment, delta = (torch.randn(300, 600, generator=generator) for _ in range(2))
+    narrow = [torch.randn(33, 37, generator=generator) for _ in range(2)]
+    gram = delta[:, :160].T @ delta[:, :160]
+    found = []
+    for count in (1, 2, 3, 4):
+        threads(count)
+        results = [*gram_matrices(model, chats).values(), cost_factor(gram, 0.01)]
+        for one, other in ((alignment, delta), narrow):
+            results += [onto_alignment(one, other)[0], leading_directions(one, 6), leading_directions(one.T, 6)]
+        found.append([result.contiguous().numpy().tobytes() for result in results])
+        assert torch.get_num_threads() == count
+    assert all(one == found[0] for one in found)
+    torch.testing.assert_close(
+        onto_alignment(alignment, delta)[0], alignment @ (alignment.T @ delta) / alignment.norm(), rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["safe_delta", "safe_lora", "safemerge", "lox"])
+def test_methods_that_see_whole_tensors_write_the_same_files_on_any_number_of_threads(
+    name: str, tmp_path: Path, threads: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("backend.merging.compensate.COLUMNS", 48)
+    shape: dict[str, Any] = {"hidden": 40, "layers": 1}
+    start = read_folder("aligned", tiny.folder(tmp_path / "aligned", words=False, **shape))
+    others = [
+        read_folder(str(seed), tiny.folder(tmp_path / str(seed), seed=seed, near=start.folder, words=False, **shape))
+        for seed in (1, 2, 3)
+    ]
+    method = methods.get(name)
+    extras = dict(zip(method.facts["extras"], others[1:], strict=False))
+    tuned = others[: method.facts["fine_tunes"][0]]
+    given = {"safe_delta": {"strength": 300.0}, "lox": {}}.get(name, {"threshold": 1.0})
+    knobs = check_request(method, given, tuned=len(tuned), extras=list(extras))
+    chats = [
+        torch.randint(5, 160, (length,), generator=torch.Generator().manual_seed(2)).tolist() for length in (7, 60)
+    ]
+    found = []
+    for count in (1, 2, 3):
+        threads(count)
+        grams = gram_matrices(tiny.model(**shape), chats) if name == "safe_delta" else None
+        out = tmp_path / f"out{count}"
+        found.append(merge_to_folder(start, tuned, method, knobs, out, extras=extras, grams=grams)["files"])
+    assert found[0] == found[1] == found[2]
 
 
 def test_safe_delta_from_the_command_line_replays_and_asks_for_its_chats(world: Path, settings, capsys) -> None:

@@ -218,33 +218,55 @@ def test_the_largest_are_those_a_stable_sort_puts_first(values: list[float], sha
     assert torch.equal(Whole(len(values)).largest((sizes, count))[0], expected)
 
 
+@strategies.composite
+def any_tensors(draw: Any, count: int) -> list[Tensor]:
+    """`count` tensors of one shape, the first of one dtype and the others of one: each number is one of a few."""
+    shape = draw(strategies.lists(strategies.integers(0, 3), max_size=3))
+    ours, theirs = draw(strategies.sampled_from(DTYPES)), draw(strategies.sampled_from(DTYPES))
+    odd = [1.0, 0.0, -0.0, math.nan, math.inf, -math.inf]
+    for limits in (torch.finfo(ours), torch.finfo(theirs)):
+        odd += [limits.max, limits.min, limits.tiny, limits.smallest_normal * limits.eps]  # the last one denormal
+    number = strategies.one_of(
+        strategies.sampled_from(odd), strategies.floats(-9, 9, width=32), strategies.floats(width=32)
+    )
+    few = torch.tensor(draw(strategies.lists(number, min_size=1, max_size=6)))
+    generator = torch.Generator().manual_seed(draw(strategies.integers(0, 99)))
+    chosen = [few[torch.randint(len(few), shape, generator=generator)] for _ in range(count)]
+    return [one.to(theirs if place else ours) for place, one in enumerate(chosen)]
+
+
 @each_method
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    numbers=strategies.lists(
-        strategies.one_of(
-            strategies.floats(width=32, allow_nan=False, allow_infinity=False),
-            strategies.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1e-38, 1.0, math.nan, math.inf, -math.inf]),
-        ),
-        min_size=6,
-        max_size=6,
-    ),
-    lam=strategies.floats(0, 1),
-)
-def test_any_numbers_give_finite_ones_or_one_sentence(method: Plugin, numbers: list[float], lam: float) -> None:
-    aligned = torch.tensor(numbers[:2] * 3).reshape(2, 3)
-    others = [torch.tensor(numbers[place : place + 3] * 2).reshape(2, 3) for place in range(4)]
-    extras = dict.fromkeys(method.facts["extras"], others[-1])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=strategies.data(), lam=strategies.floats(0, 1), more=strategies.booleans())
+def test_any_numbers_in_any_shape_and_dtype_give_finite_ones_or_one_sentence(
+    method: Plugin, data: strategies.DataObject, lam: float, more: bool
+) -> None:
+    least, most = method.facts["fine_tunes"]
+    count = least + (more and most is None)
+    extras = method.facts["extras"]
+    aligned, *others = data.draw(any_tensors(1 + count + len(extras)))
+    before = [bits(one) for one in (aligned, *others)]
     refused = ""
     try:
-        made = Bundle.of(Place("w"), aligned, others[: method.facts["fine_tunes"][0]], extras)
-        merged = merge_one(made, method, knobs(method, lam=lam))
+        made = Bundle.of(Place("w"), aligned, others[:count], dict(zip(extras, others[count:], strict=True)))
+        if method.facts["calibration"] and aligned.dim() == 2:
+            made = replace(made, gram=gram_of(aligned.shape[1]))
+        merged = merge_one(made, method, knobs(method, count, lam=lam))
     except UserError as error:
         refused = str(error)
     if refused:
-        assert re.search("`w` (holds NaN or infinite|overflows)|`w` cancel", refused)
+        assert re.search("`w` (holds NaN or infinite|overflows)|`w` cancel|^w: got .* the largest fp16 number", refused)
     else:
+        assert (merged.shape, merged.dtype) == (aligned.shape, aligned.dtype)
         assert torch.isfinite(merged).all() or (made.equal and not torch.isfinite(aligned).all())
+    assert [bits(one) for one in (aligned, *others)] == before
+
+
+@pytest.mark.parametrize("name", ["arcee_fusion", "ties", "nearswap", "karcher"])
+def test_models_further_apart_than_fp32_holds_are_refused_before_a_method_sees_them(name: str) -> None:
+    far = torch.tensor([3e38, 1.0])
+    with pytest.raises(UserError, match="tuned: `w` overflows: the models are further apart than fp32 holds"):
+        merge_pair(far, -far, methods.get(name), knobs(methods.get(name)))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

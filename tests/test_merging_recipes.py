@@ -14,12 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from backend.__main__ import main
 from backend.checkpoints.resolve import resolve
-from backend.errors import UserError
+from backend.errors import RunFailed, UserError
 from backend.inference.activations import gram_matrices
 from backend.inference.model import load
 from backend.jobs.actions import merge_device
 from backend.jobs.calibration import read_chats
 from backend.jobs.planning import make_plan
+from backend.jobs.replay import check_result
 from backend.merging.engine import merge_to_folder, open_models
 from backend.merging.mergekit import SHARED, from_mergekit, to_mergekit
 from backend.merging.place import Place
@@ -108,6 +109,24 @@ def test_a_recipe_replays_to_the_same_bytes(name: str, world: Path, capsys) -> N
     assert (
         f"made with torch {torch.__version__} on cuda, now torch {torch.__version__} on cpu" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ({}, r"versions and device \(torch 2 on cpu\) are the same, so another processor or an older studio made it"),
+        ({"versions": {"torch": "1", "python": "3"}}, "made with torch 1 on cpu, now torch 2 on cpu"),
+        (
+            {"versions": {"torch": "2", "python": "4"}, "device": "cuda"},
+            "made with torch 2, python 4 on cuda, now torch 2, python 3 on cpu",
+        ),
+    ],
+)
+def test_a_replay_that_gave_other_bytes_names_what_was_different(then: dict[str, Any], said: str) -> None:
+    recipe = {"files": {"w": "a"}, "versions": {"python": "3", "torch": "2"}}
+    check_result(recipe | then, recipe)
+    with pytest.raises(RunFailed, match=f"^w is not the recipe's byte for byte: {said}. The folder was kept"):
+        check_result(recipe | then, recipe | {"files": {"w": "b"}})
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backend.errors import UserError
+from backend.threads import one_thread
+
 MOST_TOKENS = 2048
 
 
+@one_thread()
 def gram_matrices(
     model: Any, chats: Sequence[Sequence[int]], check: Callable[[int], None] = lambda done: None
 ) -> dict[str, Tensor]:
     """XᵀX of the inputs of each Linear layer but the output head, summed over positions, the mean over `chats`.
 
-    Layers that are fed the same tensor (q, k and v; gate and up) share one matrix in memory.
+    Layers that are fed the same tensor (q, k and v; gate and up) share one matrix in memory. A CPU measures with one
+    thread, so that a recipe replays on any number of them.
 
     Args:
         model: a loaded causal language model.
@@ -25,6 +30,9 @@ def gram_matrices(
 
     Returns:
         Weight name, as in `model.state_dict()` -> [in, in], fp32, in main memory.
+
+    Raises:
+        UserError: inputs that are no numbers.
     """
     head = model.get_output_embeddings()
     grams: dict[str, Tensor] = {}
@@ -53,4 +61,8 @@ def gram_matrices(
         for one in hooks:
             one.remove()
     means = {name: (gram / len(chats)).cpu() for name, gram in grams.items()}
+    for name, mean in means.items():
+        if not bool(torch.isfinite(mean).all()):
+            problem = f"`{name}` is fed NaN or infinite numbers on these chats"
+            raise UserError("calibration", problem=problem, remedy="Use a checkpoint whose training did not diverge.")
     return {f"{name}.weight": means[leader] for name, leader in leaders.items()}

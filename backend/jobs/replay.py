@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +101,24 @@ def check_inputs(settings: Settings, recipe: Mapping[str, Any], spec: Mapping[st
 
 
 def check_result(recipe: Mapping[str, Any], made: Mapping[str, Any]) -> None:
-    """Say so where the new files are not the recipe's, byte for byte."""
+    """Say so where the new files are not the recipe's, byte for byte, and what was different."""
     differing = [name for name, digest in recipe["files"].items() if made["files"].get(name) != digest]
-    if differing:
-        then, now = (_made_with(one) for one in (recipe, made))
-        raise RunFailed(
-            f"{differing[0]} is not the recipe's byte for byte: made with {then}, now {now}. The folder was kept."
-        )
+    if not differing:
+        return
+    versions = [dict(one.get("versions") or {}) for one in (recipe, made)]
+    others = sorted({name for one in versions for name in one} - {"torch"})
+    named = ["torch", *(name for name in others if versions[0].get(name) != versions[1].get(name))]
+    then, now = (_made_with(one, named) for one in (recipe, made))
+    cause = f"made with {then}, now {now}"
+    if then == now:  # what was measured on one processor rounds otherwise on another, and no recipe knows which it was
+        cause = f"versions and device ({now}) are the same, so another processor or an older studio made it"
+    raise RunFailed(f"{differing[0]} is not the recipe's byte for byte: {cause}. The folder was kept.")
 
 
-def _made_with(recipe: Mapping[str, Any]) -> str:
-    torch = dict(recipe.get("versions") or {}).get("torch", "unknown")
-    return f"torch {torch} on {recipe.get('device', 'cpu')}"
+def _made_with(recipe: Mapping[str, Any], names: Sequence[str]) -> str:
+    versions = dict(recipe.get("versions") or {})
+    said = ", ".join(f"{name} {versions.get(name, 'unknown')}" for name in names)
+    return f"{said} on {recipe.get('device', 'cpu')}"
 
 
 def _name(said: Mapping[str, Any]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.lazy import torch
+from backend.merging.product import by_columns
+from backend.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +17,7 @@ NEVER = 0.15
 ROWS = 4096
 
 
+@one_thread()
 def cost_factor(gram: Tensor, damping: float) -> Tensor:
     """U, upper triangular in fp64, with UᵀU = H⁻¹ for H = 2·gram + damping·mean(diag)·1; inputs never seen count as 1.
 
@@ -50,7 +54,8 @@ def accept_within(aligned: Tensor, fine_tuned: Tensor, factor: Tensor, strength:
             moved[:, column - begin] = change / factor[column, column]
             weights[:, column + 1 : end] += moved[:, column - begin, None] * factor[column, column + 1 : end]
             weights[:, column] = torch.where(chosen, goal[:, column], weights[:, column])
-        weights[:, end:] += moved @ factor[begin:end, end:]
+        if end < weights.shape[1]:
+            weights[:, end:] += by_columns(partial(torch.matmul, moved), factor[begin:end, end:])
     return weights.float()
 
 

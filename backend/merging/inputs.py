@@ -22,7 +22,7 @@ from backend.registry import EXTRA_INPUTS, Plugin
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Below this no merge of ours leaves fp32, so its result needs no check of its own.
+# Below this no difference and no merge of ours leaves fp32, so they need no check of their own.
 SURELY_FINITE = 1e18
 FIRST_LOOK = 2**12  # elements: models that differ mostly do so at once
 
@@ -197,7 +197,11 @@ class Arguments:
 
     @cached_property
     def deltas(self) -> list[Tensor]:
-        return [tensor.float() - self.aligned for tensor in self._bundle.tuned]
+        found = [tensor.float() - self.aligned for tensor in self._bundle.tuned]
+        if self._bundle.largest > SURELY_FINITE and not all(bool(torch.isfinite(delta).all()) for delta in found):
+            problem = f"`{self.place.name}` overflows: the models are further apart than fp32 holds"
+            raise UserError("tuned", problem=problem, remedy="Use a checkpoint whose training did not diverge.")
+        return found
 
     @property
     def fine_tuned(self) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backend.lazy import torch
+from backend.merging.product import by_columns
 from backend.merging.sphere import cosine, norm
+from backend.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +28,13 @@ def onto_alignment(alignment: Tensor, delta: Tensor) -> tuple[Tensor, float]:
     (tensor([[6.],
             [0.]]), 0.6)
     """
-    length = norm(alignment) if delta.dim() == 2 else 0.0
-    if not length or not norm(delta):
-        return delta, 1.0
-    projected = alignment @ (alignment.T @ delta) / length
-    return projected, max(0.0, cosine(projected, delta, empty=0.0))
+    with one_thread():
+        length = norm(alignment) if delta.dim() == 2 else 0.0
+        if not length or not norm(delta):
+            return delta, 1.0
+    projected = by_columns(lambda columns: alignment @ (alignment.T @ columns), delta) / length
+    with one_thread():
+        return projected, max(0.0, cosine(projected, delta, empty=0.0))
 
 
 def leaning(aligned: Tensor, delta: Tensor, raw: Tensor) -> float | None:
@@ -60,8 +64,10 @@ def leading_directions(matrix: Tensor, rank: int) -> Tensor:
         return matrix
     exact = flat.double()
     tall = exact.shape[0] > exact.shape[1]
-    gram = exact.T @ exact if tall else exact @ exact.T
-    directions = torch.linalg.eigh(gram).eigenvectors[:, -rank:]
-    best = (exact @ directions) @ directions.T if tall else directions @ (directions.T @ exact)
+    rows, columns = (exact, exact.T) if tall else (exact.T, exact)  # [long, short] and [short, long]
+    gram = by_columns(lambda block: columns @ block, rows)
+    with one_thread():
+        directions = torch.linalg.eigh(gram).eigenvectors[:, -rank:]
+        best = (exact @ directions) @ directions.T if tall else directions @ (directions.T @ exact)
     found: Tensor = best.float().reshape(matrix.shape)
     return found
