@@ -339,9 +339,21 @@ def test_a_curve_is_over_the_layers_of_the_language_model_and_what_sees_walks_la
     names += [f"vision_tower.encoder.layers.{layer}.mlp.fc1.weight" for layer in range(9)]
     depth = layer_count(names)
     layerwise = methods.get("layerwise").function
-    shares = [float(layerwise(1.0, Place(name, depth), curve=(0.0, 1.0), mlp=0.5)) for name in names]
+    shares = [float(layerwise([1.0], Place(name, depth), curve=(0.0, 1.0), mlp=0.5)) for name in names]
     assert shares == [0.0, 0.25, 0.5] + [0.5] * 9
     assert [Place(name).layer for name in names] == [0, 1, 2] + [None] * 9
+
+
+def test_several_fine_tunings_follow_one_curve_and_one_alone_is_as_before() -> None:
+    layerwise, sums = methods.get("layerwise"), methods.get("task_arithmetic")
+    made = bundle(layerwise, (7,))
+    generator = torch.Generator().manual_seed(8)
+    second = made.aligned + 0.1 * torch.randn(made.aligned.shape, generator=generator)
+    both = Bundle.of(Place("layers.1.mlp.w", 3), made.aligned, (*made.tuned, second))
+    curved = check_request(layerwise, {"lam": 1.0, "curve": "0, 1", "weights": "1, 0.5"}, tuned=2)
+    flat = check_request(sums, {"lam": 0.5, "weights": "1, 0.5"}, tuned=2)
+    torch.testing.assert_close(merge_one(both, layerwise, curved), merge_one(both, sums, flat))
+    assert "weights" not in check_request(layerwise, {"curve": "0, 1"})
 
 
 def test_nearswap_never_moves_further_than_its_bound() -> None:

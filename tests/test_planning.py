@@ -106,6 +106,12 @@ def test_a_model_of_an_unlisted_type_is_merged_and_never_run(studio, world, sett
     assert json.loads((tmp_path / "o" / "config.json").read_text())["model_type"] == "unheard"
 
 
+def test_a_search_is_of_one_fine_tuning(studio, world):
+    request = {key: world[key] for key in ("aligned", "suites")} | {"tuned": ["tuned", "lora"]}
+    with pytest.raises(UserError, match="tuned: a search turns what one fine-tuning changed, 2 were given"):
+        studio.plan("search", request)
+
+
 def test_a_plan_forecasts_time_memory_and_disk_and_writes_nothing(studio, world):
     plan = studio.plan("sweep", world)
     assert plan.estimate.seconds > 0

@@ -187,6 +187,9 @@ def _plan_search(settings: Settings, request: Mapping[str, Any]) -> Plan:
     given = find_sources(settings, request, method)
     check_model_type(given.aligned.config, field="aligned")
     _checked(method, {}, given)
+    if len(given.tuned) > 1:
+        problem = f"a search turns what one fine-tuning changed, {len(given.tuned)} were given"
+        raise UserError("tuned", problem=problem, remedy="Merge them first, or search for each.")
     budget = {name: request[name] for name in ("minutes", "trials", "depth") if request.get(name) is not None}
     spec = {
         **given.spec(),
