@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from torch import Tensor
 
 from backend.errors import UserError
+from backend.jobs.grids import default_grid, parse_grid
 from backend.merging.arithmetic import merge_whole
 from backend.merging.blocks import Whole
 from backend.merging.engine import merge_one, step_of
@@ -362,6 +363,22 @@ def test_nearswap_never_moves_further_than_its_bound() -> None:
     moved = (merge_one(made, method, knobs(method, t=0.05)) - made.aligned).abs()
     assert float(moved.max()) <= 0.05 + 1e-6
     assert float((moved > 0.04).float().mean()) > 0.3
+
+
+@pytest.mark.parametrize("name", ["nearswap", "safe_delta"])
+@pytest.mark.parametrize(("width", "moved"), [(96, 0.04), (512, 1e-3)], ids=["as in the demo", "as in a large model"])
+def test_the_values_that_are_tried_first_move_small_and_large_models(name: str, width: int, moved: float) -> None:
+    method = methods.get(name)
+    generator = torch.Generator().manual_seed(7)
+    start, delta, seen = (torch.randn(width, width, generator=generator) for _ in range(3))
+    made = replace(Bundle.of(Place("w"), start, [start + moved * delta]), gram=seen.T @ seen)
+    walked = []
+    for value in parse_grid(default_grid(method), next(one for one in method.parameters if one.name == method.facts["knob"])):
+        effect = Effect()
+        effect.count(merge_whole(made, method, knobs(method, **{method.facts["knob"]: value}))[1], value)
+        walked.append(effect.to_json()["projection"])
+    assert len(walked) == 11
+    assert sum(0.05 < share < 0.95 for share in walked) >= 3
 
 
 # ------------------------------------------------------------------------------------ what is refused before it starts

@@ -249,8 +249,8 @@ class Form:
         """The values of the second number, suggested over its range."""
         if second == NOTHING:
             return gr.update(visible=False, value="")
-        found = next(p for p in self.by_name[name]["parameters"] if p["name"] == second)
-        return gr.update(visible=True, value=forms.range_of(found, 3), label=f"Values of {second.replace('_', ' ')}")
+        values = self.by_name[name]["grids"][second]
+        return gr.update(visible=True, value=values, label=f"Values of {second.replace('_', ' ')}")
 
     # -- what is asked for
 
