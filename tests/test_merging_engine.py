@@ -374,6 +374,17 @@ def test_a_card_cannot_be_broken_by_a_name_and_shows_scores(make, tmp_path: Path
     assert "<script>" not in card
 
 
+def test_a_card_says_what_the_methods_own_number_means(make, tmp_path: Path) -> None:
+    pair = make()
+    cards = {}
+    for name in ("linear", "passthrough"):
+        merge_to_folder(pair.aligned, pair.tuned, methods.get(name), {}, tmp_path / name)
+        cards[name] = (tmp_path / name / "README.md").read_text()
+    assert "`lam`: λ, no unit; 0 is the aligned model, 1 the fine-tuned one, both exactly." in cards["linear"]
+    assert "`scale`: s, no unit; 1 is the fine-tuned model exactly." in cards["passthrough"]
+    assert "λ" not in cards["passthrough"]
+
+
 def test_the_donor_gives_tokenizer_and_template(make, tmp_path: Path) -> None:
     pair = make("llama", {}, {"template": "{{ 'other' }}"})
     pair.into(tmp_path / "ours", 0.5)

@@ -373,7 +373,9 @@ def test_the_values_that_are_tried_first_move_small_and_large_models(name: str, 
     start, delta, seen = (torch.randn(width, width, generator=generator) for _ in range(3))
     made = replace(Bundle.of(Place("w"), start, [start + moved * delta]), gram=seen.T @ seen)
     walked = []
-    for value in parse_grid(default_grid(method), next(one for one in method.parameters if one.name == method.facts["knob"])):
+    for value in parse_grid(
+        default_grid(method), next(one for one in method.parameters if one.name == method.facts["knob"])
+    ):
         effect = Effect()
         effect.count(merge_whole(made, method, knobs(method, **{method.facts["knob"]: value}))[1], value)
         walked.append(effect.to_json()["projection"])

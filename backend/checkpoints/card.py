@@ -82,6 +82,7 @@ def model_card(
     recipe: Mapping[str, Any],
     parents: Sequence[tuple[str, Checkpoint]],
     *,
+    knob: str = "",
     scores: Mapping[str, Any] | None = None,
     measured: str = "",
 ) -> str:
@@ -90,6 +91,7 @@ def model_card(
     Args:
         recipe: as written to recipe.json.
         parents: (role, checkpoint), the aligned one first.
+        knob: what the method's own number means, in a sentence.
         scores: axis -> {"value", "low", "high", "n"} in percent, where the model was evaluated.
         measured: where, on what and by which judge these were measured, in a sentence.
     """
@@ -104,7 +106,7 @@ def model_card(
         f"# {_plain(title)}",
         "",
         f"A merge by `{recipe['method']}` ({recipe['paper']}) with {knobs or 'no parameters'}.",
-        "λ = 0 is the aligned model, λ = 1 the fine-tuned one.",
+        *([knob] if knob else []),
         "",
         "| role | model | revision | licence |",
         "|---|---|---|---|",

@@ -93,7 +93,9 @@ def suggested(method: Plugin) -> dict[str, str]:
     ({'lam': '0:1:11', 'density': '0.1:0.9:3'}, '0:3:11')
     """
     knob = method.facts["knob"]
-    return {name: _range_of(_knob(method, name), POINTS if name == knob else OTHER_POINTS) for name in numbers_of(method)}
+    return {
+        name: _range_of(_knob(method, name), POINTS if name == knob else OTHER_POINTS) for name in numbers_of(method)
+    }
 
 
 def default_grid(method: Plugin) -> str:
