@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -162,6 +163,35 @@ def steps_of(knob: str) -> str:
     ('Steps of λ', 'Steps of gamma')
     """
     return f"Steps of {'λ' if knob == 'lam' else knob.replace('_', ' ')}"
+
+
+def steps_help(knob: Mapping[str, Any]) -> str:
+    """What the number that a grid turns means, and how its values are written.
+
+    >>> steps_help({"help": "γ, no unit.", "low": 0, "high": 2})
+    'γ, no unit. Write start:stop:count, or values with commas, from 0 to 2.'
+    >>> steps_help({"low": 0, "high": 1, "beyond": [-0.5, 1.5]})
+    'Write start:stop:count, or values with commas, from −0.5 to 1.5.'
+    """
+    low, high = knob.get("beyond") or (knob.get("low"), knob.get("high"))
+    reach = "" if low is None or high is None else f", from {low:g} to {high:g}".replace("-", "−")
+    how = f"Write start:stop:count, or values with commas{reach}."
+    return " ".join(filter(None, [knob.get("help"), how]))
+
+
+def source(paper: str) -> str:
+    """Where a method is from, as a sentence of Markdown: a paper with its address, or words.
+
+    >>> source("arXiv:2412.19512"), source("doi:10.1145/325334.325242")[:49]
+    ('Paper: [arXiv:2412.19512](https://arxiv.org/abs/2412.19512).', 'Paper: [doi:10.1145/325334.325242](https://doi.or')
+    >>> source("after mergekit 0.1.5"), source("")
+    ('After mergekit 0.1.5.', '')
+    """
+    found = re.fullmatch(r"(arXiv|doi):(\S+)", paper)
+    if found:
+        host = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}[found[1]]
+        return f"Paper: [{paper}]({host}{found[2]})."
+    return f"{paper[0].upper()}{paper[1:]}." if paper else ""
 
 
 def plain(words: str) -> str:

@@ -54,6 +54,13 @@ def test_the_grid_follows_the_methods_number_unless_it_was_changed(page: Page) -
     assert "value" not in shown(page, "ties", grid="0, 0.5")["grid"]
 
 
+def test_a_method_names_its_paper_and_the_grid_says_what_its_number_means(page: Page) -> None:
+    update = shown(page, "ties")["method"]
+    assert update["info"] == "Trim, elect, merge. Paper: [arXiv:2412.19512](https://arxiv.org/abs/2412.19512)."
+    assert shown(page, "ties")["grid"]["info"].startswith("how far to walk, no unit Write start:stop:count")
+    assert shown(page, "lox")["grid"]["info"].endswith("from 0 to 3.")
+
+
 def test_the_request_says_nothing_of_what_the_method_does_not_take(page: Page) -> None:
     extra = {"raw": "demo/unaligned", "more": ["demo/code-clean-sft"], "weights": "1, 2"}
     assert {"raw", "unaligned", "safe"} & set(spec(page, **extra)) == set()

@@ -133,16 +133,15 @@ class Form:
 
     def _grid(self, first: str) -> None:
         method = self.by_name.get(first, {})
+        self.grid = gr.Textbox(forms.first_grid(method), **self._steps(first), max_lines=1)
         with gr.Row():
-            self.grid = gr.Textbox(
-                forms.first_grid(method), label=text.steps_of(method.get("knob", "lam")),
-                info="start:stop:count, or values with commas; λ from −0.5 to 1.5", min_width=140,
-            )  # fmt: skip
             self.second = gr.Dropdown(
                 forms.second_numbers(method), value=NOTHING, label="Second number (grid)", min_width=140,
                 info="measures every pair of values", filterable=False,
             )  # fmt: skip
-        self.second_grid = gr.Textbox("", label="Its values", info="start:stop:count, or values", visible=False)
+            self.second_grid = gr.Textbox(
+                "", label="Its values", info="start:stop:count, or values", visible=False, min_width=140, max_lines=1
+            )
         self.slot("grid")
 
     def _measuring(self) -> None:
@@ -200,8 +199,16 @@ class Form:
         ]  # fmt: skip
 
     def summary(self, method: str) -> str | None:
-        """The method in a sentence."""
-        return self.by_name.get(method, {}).get("summary")
+        """The method in a sentence, and its paper."""
+        found = self.by_name.get(method, {})
+        return " ".join(filter(None, [found.get("summary"), text.source(found.get("paper") or "")])) or None
+
+    def _steps(self, method: str) -> dict[str, str]:
+        """How the grid's field is called, and what it says of the number that the grid turns."""
+        knob = self.knob(method)
+        parameters = self.by_name.get(method, {}).get("parameters", ())
+        found = next((one for one in parameters if one["name"] == knob), {})
+        return {"label": text.steps_of(knob), "info": text.steps_help(found)}
 
     def offered(self, found: checkpoints.Entries) -> dict[Any, list[str]]:
         """What each drop-down of checkpoints has to choose from."""
@@ -235,9 +242,7 @@ class Form:
             gr.update(visible=several),
             *(gr.update(visible=role in method.get("extras", ())) for role in self.extras),
             gr.update(visible=bool(method.get("calibration"))),
-            gr.update(
-                label=text.steps_of(knob), **({} if kept is None else {"value": forms.first_grid(method)})
-            ),
+            gr.update(**self._steps(name), **({} if kept is None else {"value": forms.first_grid(method)})),
             gr.update(choices=forms.second_numbers(method), value=NOTHING),
             gr.update(visible=False, value=""),
             gr.update(visible=knob == "lam" and forms.has(method, "lam")),
