@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+LIST_EXAMPLE = "for example 1, 0.5"
+
 
 def component(parameter: Mapping[str, Any], **options: Any) -> gr.components.Component:
     """A slider for a range, a number, a check box, a choice or a line of text; the docstring is its help."""
@@ -21,7 +23,7 @@ def component(parameter: Mapping[str, Any], **options: Any) -> gr.components.Com
     }
     low, high = parameter.get("low"), parameter.get("high")
     if kind == "list":
-        return gr.Textbox(**{**common, "value": _shown(parameter)})
+        return gr.Textbox(**{**common, "value": _shown(parameter)}, placeholder=LIST_EXAMPLE, max_lines=1)
     if kind in ("float", "int") and low is not None and high is not None and slides(parameter):
         return gr.Slider(low, high, step=step(parameter), **common)
     if kind in ("float", "int"):

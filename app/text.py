@@ -126,6 +126,7 @@ DONOR_LABEL = "Tokenizer from (donor)"
 DONOR_HELP = "also the chat template and the configuration; it matters where the two models differ in them"
 DONORS = {"aligned": "the aligned model", "fine_tuned": "the fine-tuned model"}
 
+ONE_MERGE_ONLY = "of one merge to a folder; a sweep takes the steps below instead"
 EXTRA_LABELS = {"unaligned": "Unaligned twin", "raw": "Raw model", "safe": "Safety fine-tune"}
 CALIBRATION_LABEL = "Chats to calibrate on"
 CALIBRATION_HELP = "safe answers; the method measures what the aligned model attends to in them"

@@ -126,10 +126,14 @@ class Form:
         for method in self.methods:
             for groups, several in ((self.groups, False), (self.several, True)):
                 own = [p for _, p in forms.all_parameters([method], skip="lam") if bool(p.get("several")) == several]
+                knob = self.knob(method["name"])
                 with gr.Group(visible=bool(own) and not several and method["name"] == first) as group:
-                    self.values += [forms.component(parameter) for parameter in own]
+                    for parameter in own:
+                        once = {"info": text.ONE_MERGE_ONLY} if parameter["name"] == knob else {}
+                        self.values.append(forms.component(parameter, **once))
                 if own:
                     groups[method["name"]] = group
+        self.slot("parameters")
 
     def _grid(self, first: str) -> None:
         method = self.by_name.get(first, {})
@@ -188,6 +192,11 @@ class Form:
         self.out = gr.Textbox("", label="Folder", info="leave empty to keep it with the studio's own runs", max_lines=1)
         self.slot("out")
         self.merge_estimate = sheet(live=True, elem_id="merge-estimate")
+
+    @property
+    def named(self) -> set[str]:
+        """The parameters that have a component in a method's group."""
+        return {parameter["name"] for _, parameter in forms.all_parameters(self.methods, skip="lam")}
 
     @property
     def inputs(self) -> list[Any]:

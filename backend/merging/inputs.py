@@ -80,7 +80,8 @@ def _settle_densities(method: Plugin, checked: dict[str, Any]) -> None:
         return
     density = next(parameter for parameter in method.parameters if parameter.name == "density")
     if checked.pop("density") != density.default:
-        raise UserError("density", problem="densities says it for every model", remedy="Leave one of the two out.")
+        remedy = f"Empty densities, or leave density at {density.default:g}."
+        raise UserError("density", problem="densities says it for every model", remedy=remedy)
 
 
 def _check_count(method: Plugin, tuned: int) -> None:
