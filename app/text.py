@@ -231,10 +231,21 @@ def hover(point: Point, judge: str = "") -> str:
         lines.append(f"{name}: {percent(score)} ({counted(score)}, 95 %: {interval(score)})")
     if point.projection is not None:
         lines.append(f"effective strength (share of the fine-tuning walked): {point.projection:.2f}")
+    if point.shift is not None:
+        lines.append(shifted(point.shift))
     if len(point.coefficients) > 2:
         lines.append(turned(point))
     lines.append(f"run {point.run}, point {point.index}" + (f", judge {plain(judge)}" if judge else ""))
     return "<br>".join(lines)
+
+
+def shifted(shift: float) -> str:
+    """How far a merge without fine-tuned models is from the aligned one.
+
+    >>> shifted(0.01234)
+    'distance from the aligned model: 1.23\xa0% of its length'
+    """
+    return f"distance from the aligned model: {100 * shift:.3g}\u00a0% of its length"
 
 
 def measured(points: Sequence[Point]) -> list[str]:

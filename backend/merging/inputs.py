@@ -209,10 +209,10 @@ class Arguments:
         return self.deltas[0]
 
     @cached_property
-    def goal(self) -> Tensor:
-        """What the effect is measured against: what fine-tuning changed, of several the mean, of none nothing."""
+    def goal(self) -> Tensor | None:
+        """What the effect is measured against: what fine-tuning changed, of several the mean; None without any."""
         if not self._bundle.tuned:
-            return torch.zeros_like(self.aligned)
+            return None
         return self.delta if len(self.deltas) == 1 else torch.stack(self.deltas).mean(0)
 
 
