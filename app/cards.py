@@ -123,6 +123,9 @@ def tuned_name(run: Run | None) -> str:
 
 def _strength(point: Point) -> Tree:
     """How far the merge walked along the task vector, and how far from the aligned model it is, in its length."""
+    if point.shift is not None:
+        small = el("small", f"shift {100 * point.shift:.3g}\u00a0%")
+        return el("td", "–", small, cls="number", title=text.shifted(point.shift))
     if point.projection is None:
         return el("td", "–", cls="number")
     distance = point.effective.get("distance")

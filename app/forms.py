@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-TINY = 0.01  # of a range
-FACTORS = (0.1, 0.3, 1, 3, 10, 30)
+LIST_EXAMPLE = "for example 1, 0.5"
 
 
 def component(parameter: Mapping[str, Any], **options: Any) -> gr.components.Component:
@@ -24,7 +23,7 @@ def component(parameter: Mapping[str, Any], **options: Any) -> gr.components.Com
     }
     low, high = parameter.get("low"), parameter.get("high")
     if kind == "list":
-        return gr.Textbox(**{**common, "value": _shown(parameter)})
+        return gr.Textbox(**{**common, "value": _shown(parameter)}, placeholder=LIST_EXAMPLE, max_lines=1)
     if kind in ("float", "int") and low is not None and high is not None and slides(parameter):
         return gr.Slider(low, high, step=step(parameter), **common)
     if kind in ("float", "int"):
@@ -168,30 +167,9 @@ def _wants(method: Mapping[str, Any]) -> str:
     return ", ".join([*words, *(["with chats"] if method.get("calibration") else [])])
 
 
-def range_of(parameter: Mapping[str, Any], count: int) -> str:
-    """A first suggestion for a parameter's values: its range in `count` steps.
-
-    A default that is tiny against the range says on which scale the number works: equal steps would miss that scale.
-
-    >>> range_of({"kind": "float", "low": 0, "high": 1, "default": 0.001}, 11)
-    '0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03'
-    >>> range_of({"low": 0.001, "high": 1, "kind": "float"}, 3), range_of({"kind": "int", "low": 1, "high": 9}, 3)
-    ('0.1:0.9:3', '1:9:3')
-    """
-    low, high = parameter.get("low") or 0, parameter.get("high") or 1
-    default = parameter.get("default")
-    if parameter["kind"] == "float" and default and default <= TINY * high:
-        around = (factor * default for factor in (FACTORS if count >= len(FACTORS) else FACTORS[::2]))
-        return ", ".join(f"{value:g}" for value in around if low <= value <= high)
-    if parameter["kind"] == "float" and 0 < low <= 0.01 and high == 1:
-        low, high = 0.1, 0.9  # a share: its very ends say little
-    return f"{low:g}:{high:g}:{count}"
-
-
 def first_grid(method: Mapping[str, Any]) -> str:
     """What the grid field starts with."""
-    knob = next((p for p in method.get("parameters", ()) if p["name"] == method.get("knob", "lam")), {"kind": "float"})
-    return range_of({**knob, "low": knob.get("low") or 0}, 11)
+    return str(method.get("grids", {}).get(method.get("knob", "lam"), ""))
 
 
 def second_numbers(method: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,6 +126,7 @@ DONOR_LABEL = "Tokenizer from (donor)"
 DONOR_HELP = "also the chat template and the configuration; it matters where the two models differ in them"
 DONORS = {"aligned": "the aligned model", "fine_tuned": "the fine-tuned model"}
 
+ONE_MERGE_ONLY = "of one merge to a folder; a sweep takes the steps below instead"
 EXTRA_LABELS = {"unaligned": "Unaligned twin", "raw": "Raw model", "safe": "Safety fine-tune"}
 CALIBRATION_LABEL = "Chats to calibrate on"
 CALIBRATION_HELP = "safe answers; the method measures what the aligned model attends to in them"
@@ -164,6 +166,35 @@ def steps_of(knob: str) -> str:
     return f"Steps of {'λ' if knob == 'lam' else knob.replace('_', ' ')}"
 
 
+def steps_help(knob: Mapping[str, Any]) -> str:
+    """What the number that a grid turns means, and how its values are written.
+
+    >>> steps_help({"help": "γ, no unit.", "low": 0, "high": 2})
+    'γ, no unit. Write start:stop:count, or values with commas, from 0 to 2.'
+    >>> steps_help({"low": 0, "high": 1, "beyond": [-0.5, 1.5]})
+    'Write start:stop:count, or values with commas, from −0.5 to 1.5.'
+    """
+    low, high = knob.get("beyond") or (knob.get("low"), knob.get("high"))
+    reach = "" if low is None or high is None else f", from {low:g} to {high:g}".replace("-", "−")
+    how = f"Write start:stop:count, or values with commas{reach}."
+    return " ".join(filter(None, [knob.get("help"), how]))
+
+
+def source(paper: str) -> str:
+    """Where a method is from, as a sentence of Markdown: a paper with its address, or words.
+
+    >>> source("arXiv:2412.19512"), source("doi:10.1145/325334.325242")[:49]
+    ('Paper: [arXiv:2412.19512](https://arxiv.org/abs/2412.19512).', 'Paper: [doi:10.1145/325334.325242](https://doi.or')
+    >>> source("after mergekit 0.1.5"), source("")
+    ('After mergekit 0.1.5.', '')
+    """
+    found = re.fullmatch(r"(arXiv|doi):(\S+)", paper)
+    if found:
+        host = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}[found[1]]
+        return f"Paper: [{paper}]({host}{found[2]})."
+    return f"{paper[0].upper()}{paper[1:]}." if paper else ""
+
+
 def plain(words: str) -> str:
     """For plotly's labels, which read a little markup: the same characters, no markup."""
     return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -200,10 +231,21 @@ def hover(point: Point, judge: str = "") -> str:
         lines.append(f"{name}: {percent(score)} ({counted(score)}, 95 %: {interval(score)})")
     if point.projection is not None:
         lines.append(f"effective strength (share of the fine-tuning walked): {point.projection:.2f}")
+    if point.shift is not None:
+        lines.append(shifted(point.shift))
     if len(point.coefficients) > 2:
         lines.append(turned(point))
     lines.append(f"run {point.run}, point {point.index}" + (f", judge {plain(judge)}" if judge else ""))
     return "<br>".join(lines)
+
+
+def shifted(shift: float) -> str:
+    """How far a merge without fine-tuned models is from the aligned one.
+
+    >>> shifted(0.01234)
+    'distance from the aligned model: 1.23\xa0% of its length'
+    """
+    return f"distance from the aligned model: {100 * shift:.3g}\u00a0% of its length"
 
 
 def measured(points: Sequence[Point]) -> list[str]:

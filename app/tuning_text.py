@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.text import percent
+from app.text import percent, source
 from backend.types import Run, RunStatus, Score, time_words
 
 NO_RUN = "No fine-tuning yet. Choose a model and data, then start: the curves appear here, and stay after a reload."
@@ -122,12 +122,12 @@ def strategy(plugin: Mapping[str, Any]) -> str:
     """What a strategy does, what it needs and where it is from.
 
     >>> strategy({"summary": "Learn from every row.", "needs": "", "paper": "arXiv:2606.09866"})
-    'Learn from every row. Paper: arXiv:2606.09866.'
+    'Learn from every row. Paper: [arXiv:2606.09866](https://arxiv.org/abs/2606.09866).'
     """
-    needs, paper = plugin.get("needs") or "", plugin.get("paper") or ""
+    needs = plugin.get("needs") or ""
     words = needs if isinstance(needs, str) else ", ".join(needs)
     parts = [plugin.get("summary") or "", f"Needs: {words.rstrip('.')}." if words else ""]
-    return " ".join([*filter(None, parts), *([f"Paper: {paper}."] if paper else [])])
+    return " ".join(filter(None, [*parts, source(plugin.get("paper") or "")]))
 
 
 LABELS = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from backend.evaluation.presets import PRESETS
 from backend.jobs.datasets import data_sets
+from backend.jobs.grids import suggested
 from backend.jobs.named_suites import PLAIN, find_suite, suite_names
 from backend.jobs.planning import TUNING
 from backend.registry import judges, methods, strategies, tasks
@@ -17,7 +18,8 @@ from backend.tuning.knobs import TRAINING
 def catalogue(settings: Settings) -> dict[str, Any]:
     """Methods, tasks, judges, presets, suites, strategies, what every training can be told, data sets, checkpoints.
 
-    A method has name, summary, paper, needs, parameters, the knob a sweep turns, how many fine-tuned models it takes
+    A method has name, summary, paper, needs, parameters, the knob a sweep turns, the values it tries of each number
+    where nobody names any (grids), how many fine-tuned models it takes
     ([least, most], most null for any number) with the reason where one is too few, and the checkpoints it needs beside
     the pair; a task name, summary, suite, metric; a suite name, axis, n, judge and whether it is
     plain, for any model; a checkpoint name, role (unaligned, aligned, fine-tuned, merged),
@@ -27,7 +29,10 @@ def catalogue(settings: Settings) -> dict[str, Any]:
     suites = [find_suite(settings, name) for name in suite_names(settings)]
     on_axis = {suite.name for suite in suites if suite.axis == "task"}
     return {
-        "methods": [{key: value for key, value in plugin.to_json().items() if key not in hidden} for plugin in methods],
+        "methods": [
+            {key: value for key, value in plugin.to_json().items() if key not in hidden} | {"grids": suggested(plugin)}
+            for plugin in methods
+        ],
         "tasks": [
             {key: value for key, value in plugin.to_json().items() if key not in hidden}
             for plugin in tasks

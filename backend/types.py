@@ -197,7 +197,8 @@ class Point:
         scores: axis -> score; an axis that was not measured is absent.
         outcomes: suite -> class -> count.
         effective: "projection" on the task vector and "distance" from aligned in units of its length (percent-free);
-            None where there is no task vector, as of a method that takes no fine-tuned model.
+            None where there is no task vector, as of a method that takes no fine-tuned model, which has "shift",
+            the distance from aligned in units of the aligned model's own length.
         anchor: "aligned" or "fine-tuned" at the two ends of a path, else "".
         details: suites, judge, decoding, weights hash … — the point's provenance.
     """
@@ -225,6 +226,11 @@ class Point:
     def projection(self) -> float | None:
         """The share of the fine-tuning that a merge walked; None where nothing says it."""
         return self.effective.get("projection")
+
+    @property
+    def shift(self) -> float | None:
+        """Of a merge without fine-tuned models its distance from the aligned one, in that one's length."""
+        return self.effective.get("shift")
 
     @property
     def half(self) -> str:

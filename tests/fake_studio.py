@@ -102,6 +102,7 @@ class FakeStudio(FakeTuning):
             "name": "density", "kind": "float", "default": 0.5, "low": 0.01, "high": 1, "help": "share of entries kept",
         }  # fmt: skip
         method = {"summary": "Walk a straight line.", "paper": "arXiv:2412.19512", "needs": []}
+        method |= {"grids": {"lam": "0:1:11", "density": "0.1:0.9:3"}}
         return {
             "methods": [
                 {"name": "linear", **method, "parameters": [lam]},
@@ -121,6 +122,7 @@ class FakeStudio(FakeTuning):
                     "name": "lox",
                     **method,
                     "knob": "extrapolate",
+                    "grids": {"extrapolate": "0:3:11"},
                     "extras": ["raw"],
                     "fine_tunes": [0, 0],
                     "parameters": [{"name": "extrapolate", "kind": "float", "default": 1.25, "low": 0, "high": 3}],

@@ -27,6 +27,7 @@ BY_VALUE = ("slerp", "slerp_curves", "nuslerp", "multislerp", "karcher", "model_
 BY_VALUE += ("safe_lora", "safemerge", "lox", "safe_delta")
 GIVEN = {
     "safe_delta": {"strength": 2000.0},
+    "layerwise, 2 fine-tuned": {"curve": [0.2, 1], "weights": [1, 0.5]},  # flat and unweighted it is task_arithmetic
     "slerp_curves": {"attention": [0, 0.7], "mlp": [1, 0.2], "other": [0.5, 0.9]},
 }
 ROWS, WIDTH, HIDDEN = 16, 8, 12  # 16 rows for 11 or 13 tokens: a padded vocabulary
@@ -97,7 +98,8 @@ def merged(
     """What a method makes of the frozen family, by name."""
     extras = {role: models[role] for role in method.facts["extras"]}
     tuned = [models["tuned"], models["second"]][:count]
-    knobs = check_request(method, GIVEN.get(method.name, {}), tuned=count, extras=list(extras))
+    given = GIVEN.get(f"{method.name}, {count} fine-tuned", GIVEN.get(method.name, {}))
+    knobs = check_request(method, given, tuned=count, extras=list(extras))
     grams = gram_matrices() if method.facts["calibration"] else None
     merge_to_folder(models["aligned"], tuned, method, knobs, out, extras=extras, grams=grams, seed=42, device=device)
     return load_file(out / "model.safetensors")

@@ -233,6 +233,10 @@ def test_at_equal_strength_says_how_many_checkpoints_have_none() -> None:
         assert strength.other([replace(point, effective=effective) for point in points], runs) == {}
     shown = cards.point_table([replace(points[0], effective=nowhere)], runs, None, minimum=0, selected=None)
     assert everything(shown).endswith("–")
+    shifted = replace(points[0], effective={"projection": None, "distance": None, "shift": 0.0123})
+    assert "distance from the aligned model: 1.23\u00a0% of its length" in text.hover(shifted)
+    table = everything(cards.point_table([shifted], runs, None, minimum=0, selected=None))
+    assert "shift 1.23\u00a0%" in table
     assert "effective strength" in text.hover(walked[0])
     assert "effective strength" not in text.hover(replace(points[0], effective=nowhere))
 

@@ -104,9 +104,13 @@ def test_methods_sweep_in_memory_over_their_own_knob_and_several_fine_tunes(worl
     document = json.loads(capsys.readouterr().out)
     points = document["points"]
     assert [point["coefficients"] for point in points] == [{"extrapolate": 0.0}, {"extrapolate": 2.0}]
-    assert [point["effective"] for point in points] == [{"projection": None, "distance": None}] * 2
+    nowhere, moved = (point["effective"] for point in points)
+    assert nowhere == {"projection": None, "distance": None, "shift": 0.0}
+    assert 0 < moved["shift"] < 1
     print_points(studio, studio.run(document["run"]))
-    assert all(line.split()[4:6] == ["–", "–"] for line in capsys.readouterr().out.splitlines()[1:3])
+    head, *lines = (line.split() for line in capsys.readouterr().out.splitlines()[:3])
+    assert head[:3] == ["projection", "distance", "shift"]
+    assert [line[4:7] for line in lines] == [["–", "–", "0.0000"], ["–", "–", f"{moved['shift']:.4f}"]]
     assert refused(capsys, "sweep", *lox, "--grid", "0,9").startswith("error: grid: got 9.0; allowed is numbers from 0")
     assert refused(capsys, "sweep", *lox[:2], "--method", "lox").startswith("error: raw: lox needs the model from")
 

@@ -54,6 +54,32 @@ def test_the_grid_follows_the_methods_number_unless_it_was_changed(page: Page) -
     assert "value" not in shown(page, "ties", grid="0, 0.5")["grid"]
 
 
+def test_a_method_names_its_paper_and_the_grid_says_what_its_number_means(page: Page) -> None:
+    update = shown(page, "ties")["method"]
+    assert update["info"] == "Trim, elect, merge. Paper: [arXiv:2412.19512](https://arxiv.org/abs/2412.19512)."
+    assert shown(page, "ties")["grid"]["info"].startswith("how far to walk, no unit Write start:stop:count")
+    assert shown(page, "lox")["grid"]["info"].endswith("from 0 to 3.")
+
+
+def test_what_is_wrong_with_a_knob_is_said_below_the_knobs(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(kind: str, spec: dict[str, Any]) -> None:
+        raise UserError("weights", got=spec["parameters"]["weights"], allowed="one number for each of the 2")
+
+    monkeypatch.setattr(page.studio, "plan", refuse)
+    form = page.form(method="sce", more=["demo/code-clean-sft"], weights="1, 2, 3")
+    said = errors(page, page.merge.check(*form)[2:])
+    assert said == {"parameters": "weights: got '1, 2, 3'; allowed is one number for each of the 2."}
+
+
+def test_a_list_shows_how_it_is_written_and_a_swept_number_that_it_is_for_one_merge(page: Page) -> None:
+    fields = page.merge.fields
+    declared = forms.all_parameters(fields.methods, skip="lam")
+    by_name = {p["name"]: one for (_, p), one in zip(declared, fields.values, strict=True)}
+    assert by_name["weights"].placeholder == "for example 1, 0.5"
+    assert by_name["extrapolate"].info == text.ONE_MERGE_ONLY
+    assert by_name["density"].info == "share of entries kept"
+
+
 def test_the_request_says_nothing_of_what_the_method_does_not_take(page: Page) -> None:
     extra = {"raw": "demo/unaligned", "more": ["demo/code-clean-sft"], "weights": "1, 2"}
     assert {"raw", "unaligned", "safe"} & set(spec(page, **extra)) == set()
@@ -200,7 +226,8 @@ def test_every_method_of_the_real_catalogue_is_offered_with_its_needs(settings: 
     assert labels["model_stock"] == "model_stock · two or more fine-tunes"
     grids = {method["name"]: forms.first_grid(method) for method in methods}
     assert grids["linear"] == grids["ties"] == "0:1:11"
-    assert grids["nearswap"] == "0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03"
+    assert (grids["lox"], grids["resta"], grids["nearswap"][:17]) == ("0:3:11", "0:2:11", "0, 0.0001, 0.0003")
+    assert all(other in m["grids"] for m in methods for _, other in forms.second_numbers(m)[1:])
     assert set(text.EXTRAS) == {role for method in methods for role in method["extras"]}
 
 

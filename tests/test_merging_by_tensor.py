@@ -78,7 +78,9 @@ def test_what_says_nothing_of_some_tensors_or_twice_is_refused() -> None:
         assert "numbers with commas from -2 to 2, or [1, [0, 0.5]] with a list over the depth" in said
     assert "allowed is numbers with commas from 0 to 2." in sentence("linear", {"weights": [1.0, [0, 1]]})
     assert "one number for each of the 2" in sentence("ties", {"densities": [[0.1, 1]]})
-    assert sentence("ties", {"density": 0.3, "densities": [0.1, 1]}).startswith("density: densities says it for every")
+    assert sentence("ties", {"density": 0.3, "densities": [0.1, 1]}).endswith(
+        "densities says it for every model. Empty densities, or leave density at 0.5."
+    )
     said = sentence("della", {"densities": [0.5, [0.5, 0.9]], "epsilon": 0.2})
     assert said.startswith("epsilon: got 0.2; allowed is density − epsilon above 0")
     assert sentence("ties", {"densities": [0.4]}, tuned=1).startswith("densities: it changes nothing with one")

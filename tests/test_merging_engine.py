@@ -374,6 +374,30 @@ def test_a_card_cannot_be_broken_by_a_name_and_shows_scores(make, tmp_path: Path
     assert "<script>" not in card
 
 
+def test_a_card_says_what_the_methods_own_number_means(make, tmp_path: Path) -> None:
+    pair = make()
+    cards = {}
+    for name in ("linear", "passthrough"):
+        merge_to_folder(pair.aligned, pair.tuned, methods.get(name), {}, tmp_path / name)
+        cards[name] = (tmp_path / name / "README.md").read_text()
+    assert "`lam`: λ, no unit; 0 is the aligned model, 1 the fine-tuned one, both exactly." in cards["linear"]
+    assert "`scale`: s, no unit; 1 is the fine-tuned model exactly." in cards["passthrough"]
+    assert "λ" not in cards["passthrough"]
+
+
+def test_without_a_fine_tuned_model_the_distance_is_in_the_aligned_models_own_length(make, tmp_path: Path) -> None:
+    pair, lox, knobs = make(), methods.get("lox"), {"extrapolate": 2.0, "rank": 0}
+    recipe = merge_to_folder(pair.aligned, [], lox, knobs, tmp_path / "out", extras={"raw": pair.tuned})
+    start, end = (load_file(one / "model.safetensors") for one in (pair.aligned.folder, tmp_path / "out"))
+    moved = sum(float((end[name].double() - start[name].double()).square().sum()) for name in start)
+    length = sum(float(start[name].double().square().sum()) for name in start)
+    assert recipe["effective"]["shift"] == pytest.approx((moved / length) ** 0.5, rel=1e-4)
+    said = f"in units of the aligned model's own length: {recipe['effective']['shift']:.4f}. Seed 0."
+    assert said in (tmp_path / "out" / "README.md").read_text()
+    resident = ResidentPair(open_source(pair.aligned), [], extras={"raw": open_source(pair.tuned, pair.aligned)})
+    assert resident.write_into(load(pair.aligned.folder).state_dict(), lox, knobs) == recipe["effective"]
+
+
 def test_the_donor_gives_tokenizer_and_template(make, tmp_path: Path) -> None:
     pair = make("llama", {}, {"template": "{{ 'other' }}"})
     pair.into(tmp_path / "ours", 0.5)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from torch import Tensor
 
 from backend.errors import UserError
+from backend.jobs.grids import default_grid, parse_grid
 from backend.merging.arithmetic import merge_whole
 from backend.merging.blocks import Whole
 from backend.merging.engine import merge_one, step_of
@@ -361,9 +362,21 @@ def test_a_curve_is_over_the_layers_of_the_language_model_and_what_sees_walks_la
     names += [f"vision_tower.encoder.layers.{layer}.mlp.fc1.weight" for layer in range(9)]
     depth = layer_count(names)
     layerwise = methods.get("layerwise").function
-    shares = [float(layerwise(1.0, Place(name, depth), curve=(0.0, 1.0), mlp=0.5)) for name in names]
+    shares = [float(layerwise([1.0], Place(name, depth), curve=(0.0, 1.0), mlp=0.5)) for name in names]
     assert shares == [0.0, 0.25, 0.5] + [0.5] * 9
     assert [Place(name).layer for name in names] == [0, 1, 2] + [None] * 9
+
+
+def test_several_fine_tunings_follow_one_curve_and_one_alone_is_as_before() -> None:
+    layerwise, sums = methods.get("layerwise"), methods.get("task_arithmetic")
+    made = bundle(layerwise, (7,))
+    generator = torch.Generator().manual_seed(8)
+    second = made.aligned + 0.1 * torch.randn(made.aligned.shape, generator=generator)
+    both = Bundle.of(Place("layers.1.mlp.w", 3), made.aligned, (*made.tuned, second))
+    curved = check_request(layerwise, {"lam": 1.0, "curve": "0, 1", "weights": "1, 0.5"}, tuned=2)
+    flat = check_request(sums, {"lam": 0.5, "weights": "1, 0.5"}, tuned=2)
+    torch.testing.assert_close(merge_one(both, layerwise, curved), merge_one(both, sums, flat))
+    assert "weights" not in check_request(layerwise, {"curve": "0, 1"})
 
 
 def test_nearswap_never_moves_further_than_its_bound() -> None:
@@ -372,6 +385,24 @@ def test_nearswap_never_moves_further_than_its_bound() -> None:
     moved = (merge_one(made, method, knobs(method, t=0.05)) - made.aligned).abs()
     assert float(moved.max()) <= 0.05 + 1e-6
     assert float((moved > 0.04).float().mean()) > 0.3
+
+
+@pytest.mark.parametrize("name", ["nearswap", "safe_delta"])
+@pytest.mark.parametrize(("width", "moved"), [(96, 0.04), (512, 1e-3)], ids=["as in the demo", "as in a large model"])
+def test_the_values_that_are_tried_first_move_small_and_large_models(name: str, width: int, moved: float) -> None:
+    method = methods.get(name)
+    generator = torch.Generator().manual_seed(7)
+    start, delta, seen = (torch.randn(width, width, generator=generator) for _ in range(3))
+    made = replace(Bundle.of(Place("w"), start, [start + moved * delta]), gram=seen.T @ seen)
+    walked = []
+    for value in parse_grid(
+        default_grid(method), next(one for one in method.parameters if one.name == method.facts["knob"])
+    ):
+        effect = Effect()
+        effect.count(merge_whole(made, method, knobs(method, **{method.facts["knob"]: value}))[1], value)
+        walked.append(effect.to_json()["projection"])
+    assert len(walked) == 11
+    assert sum(0.05 < share < 0.95 for share in walked) >= 3
 
 
 # ------------------------------------------------------------------------------------ what is refused before it starts

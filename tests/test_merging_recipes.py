@@ -277,7 +277,7 @@ def walked(text: str, name: str) -> float:
     """The share of the way that the studio's merge of a mergekit file walks for one tensor."""
     request = from_mergekit(text, "a", find=llama)
     assert (request["method"], request["aligned"], request["tuned"]) == ("layerwise", "a", ["b"])
-    step = methods.get("layerwise").function(torch.ones(1), Place(name, layers=5), **request["parameters"])
+    step = methods.get("layerwise").function([torch.ones(1)], Place(name, layers=5), **request["parameters"])
     return float(step) * request["parameters"]["lam"]
 
 
@@ -318,7 +318,7 @@ def test_weights_along_the_layers_become_layerwise_where_the_final_norm_agrees()
         ("task_arithmetic", "{model: b, parameters: {weight: [{filter: q_proj, value: 1}, {value: 0}]}}", "no merge"),
         ("task_arithmetic", "{model: b, parameters: {weight: [{filter: mlp, value: 1}]}}", "no merge here does"),
         ("task_arithmetic", "{model: b, parameters: {weight: [1, x]}}", "no merge here does"),
-        ("linear", "{model: b, parameters: {weight: [0, 1]}}, {model: c}", "layerwise takes one model"),
+        ("linear", "{model: b, parameters: {weight: [0, 1]}}, {model: c}", "task_arithmetic takes others"),
         ("ties", "{model: b, parameters: {weight: [{filter: mlp, value: 1}]}}", "weight says nothing of some tensors"),
         ("della", "{model: b, parameters: {epsilon: [0.1, 0.2]}}", "epsilon differs by depth or by tensor"),
         ("della", "{model: b, parameters: {epsilon: 0.1}}, {model: c}", "epsilon differs between the models"),

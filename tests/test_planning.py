@@ -106,6 +106,21 @@ def test_a_model_of_an_unlisted_type_is_merged_and_never_run(studio, world, sett
     assert json.loads((tmp_path / "o" / "config.json").read_text())["model_type"] == "unheard"
 
 
+def test_a_sweep_that_names_no_grid_covers_the_range_of_its_methods_own_number(studio, world):
+    request = {key: value for key, value in world.items() if key != "grid"}
+    offered = {method["name"]: method["grids"] for method in studio.catalogue()["methods"]}
+    for name, knob, last in (("linear", "lam", 1), ("passthrough", "scale", 2), ("nearswap", "t", 1)):
+        plan = studio.plan("sweep", request | {"method": name})
+        assert (len(plan.spec["grid"]), plan.spec["grid"][0], plan.spec["grid"][-1]) == (11, 0, last)
+        assert plan.recipe == studio.plan("sweep", request | {"method": name, "grid": offered[name][knob]}).recipe
+
+
+def test_a_search_is_of_one_fine_tuning(studio, world):
+    request = {key: world[key] for key in ("aligned", "suites")} | {"tuned": ["tuned", "lora"]}
+    with pytest.raises(UserError, match="tuned: a search turns what one fine-tuning changed, 2 were given"):
+        studio.plan("search", request)
+
+
 def test_a_plan_forecasts_time_memory_and_disk_and_writes_nothing(studio, world):
     plan = studio.plan("sweep", world)
     assert plan.estimate.seconds > 0

@@ -221,8 +221,10 @@ class Merge:
         return self._field(getattr(error, "field", "general"))
 
     def _field(self, name: str) -> str:
-        """Where an error is shown: at its field, or below the form if the form has no such field."""
+        """Where an error is shown: at its field, below the method's knobs, or below the form if it has neither."""
         known = {"lambda": "lam", "fine_tuned": "tuned", "checkpoint": "tuned", "folder": "out", "trials": "minutes"}
         known |= {"suite": "suites"}
         name = known.get(name, name)
+        if name in self.fields.named and name not in self.errors:
+            return "parameters"
         return name if name in self.errors else ("method" if name.startswith("parameter") else "general")

@@ -126,23 +126,26 @@ class Form:
         for method in self.methods:
             for groups, several in ((self.groups, False), (self.several, True)):
                 own = [p for _, p in forms.all_parameters([method], skip="lam") if bool(p.get("several")) == several]
+                knob = self.knob(method["name"])
                 with gr.Group(visible=bool(own) and not several and method["name"] == first) as group:
-                    self.values += [forms.component(parameter) for parameter in own]
+                    for parameter in own:
+                        once = {"info": text.ONE_MERGE_ONLY} if parameter["name"] == knob else {}
+                        self.values.append(forms.component(parameter, **once))
                 if own:
                     groups[method["name"]] = group
+        self.slot("parameters")
 
     def _grid(self, first: str) -> None:
         method = self.by_name.get(first, {})
+        self.grid = gr.Textbox(forms.first_grid(method), **self._steps(first), max_lines=1)
         with gr.Row():
-            self.grid = gr.Textbox(
-                forms.first_grid(method), label=text.steps_of(method.get("knob", "lam")),
-                info="start:stop:count, or values with commas; λ from −0.5 to 1.5", min_width=140,
-            )  # fmt: skip
             self.second = gr.Dropdown(
                 forms.second_numbers(method), value=NOTHING, label="Second number (grid)", min_width=140,
                 info="measures every pair of values", filterable=False,
             )  # fmt: skip
-        self.second_grid = gr.Textbox("", label="Its values", info="start:stop:count, or values", visible=False)
+            self.second_grid = gr.Textbox(
+                "", label="Its values", info="start:stop:count, or values", visible=False, min_width=140, max_lines=1
+            )
         self.slot("grid")
 
     def _measuring(self) -> None:
@@ -191,6 +194,11 @@ class Form:
         self.merge_estimate = sheet(live=True, elem_id="merge-estimate")
 
     @property
+    def named(self) -> set[str]:
+        """The parameters that have a component in a method's group."""
+        return {parameter["name"] for _, parameter in forms.all_parameters(self.methods, skip="lam")}
+
+    @property
     def inputs(self) -> list[Any]:
         """In the order of `Fields`."""
         return [
@@ -200,8 +208,16 @@ class Form:
         ]  # fmt: skip
 
     def summary(self, method: str) -> str | None:
-        """The method in a sentence."""
-        return self.by_name.get(method, {}).get("summary")
+        """The method in a sentence, and its paper."""
+        found = self.by_name.get(method, {})
+        return " ".join(filter(None, [found.get("summary"), text.source(found.get("paper") or "")])) or None
+
+    def _steps(self, method: str) -> dict[str, str]:
+        """How the grid's field is called, and what it says of the number that the grid turns."""
+        knob = self.knob(method)
+        parameters = self.by_name.get(method, {}).get("parameters", ())
+        found = next((one for one in parameters if one["name"] == knob), {})
+        return {"label": text.steps_of(knob), "info": text.steps_help(found)}
 
     def offered(self, found: checkpoints.Entries) -> dict[Any, list[str]]:
         """What each drop-down of checkpoints has to choose from."""
@@ -235,9 +251,7 @@ class Form:
             gr.update(visible=several),
             *(gr.update(visible=role in method.get("extras", ())) for role in self.extras),
             gr.update(visible=bool(method.get("calibration"))),
-            gr.update(
-                label=text.steps_of(knob), **({} if kept is None else {"value": forms.first_grid(method)})
-            ),
+            gr.update(**self._steps(name), **({} if kept is None else {"value": forms.first_grid(method)})),
             gr.update(choices=forms.second_numbers(method), value=NOTHING),
             gr.update(visible=False, value=""),
             gr.update(visible=knob == "lam" and forms.has(method, "lam")),
@@ -249,8 +263,8 @@ class Form:
         """The values of the second number, suggested over its range."""
         if second == NOTHING:
             return gr.update(visible=False, value="")
-        found = next(p for p in self.by_name[name]["parameters"] if p["name"] == second)
-        return gr.update(visible=True, value=forms.range_of(found, 3), label=f"Values of {second.replace('_', ' ')}")
+        values = self.by_name[name]["grids"][second]
+        return gr.update(visible=True, value=values, label=f"Values of {second.replace('_', ' ')}")
 
     # -- what is asked for
 

@@ -82,6 +82,7 @@ def model_card(
     recipe: Mapping[str, Any],
     parents: Sequence[tuple[str, Checkpoint]],
     *,
+    knob: str = "",
     scores: Mapping[str, Any] | None = None,
     measured: str = "",
 ) -> str:
@@ -90,6 +91,7 @@ def model_card(
     Args:
         recipe: as written to recipe.json.
         parents: (role, checkpoint), the aligned one first.
+        knob: what the method's own number means, in a sentence.
         scores: axis -> {"value", "low", "high", "n"} in percent, where the model was evaluated.
         measured: where, on what and by which judge these were measured, in a sentence.
     """
@@ -99,12 +101,11 @@ def model_card(
     front += ["base_model_relation: merge"] + ([f"license: {_yaml(shared)}"] if shared else [])
     front += ["library_name: transformers", "tags:", "- merge", "---", ""]
     knobs = ", ".join(f"{'λ' if key == 'lam' else key} = {value}" for key, value in recipe["parameters"].items())
-    projection, distance = (_number(recipe["effective"][name]) for name in ("projection", "distance"))
     body = [
         f"# {_plain(title)}",
         "",
         f"A merge by `{recipe['method']}` ({recipe['paper']}) with {knobs or 'no parameters'}.",
-        "λ = 0 is the aligned model, λ = 1 the fine-tuned one.",
+        *([knob] if knob else []),
         "",
         "| role | model | revision | licence |",
         "|---|---|---|---|",
@@ -114,8 +115,7 @@ def model_card(
         body.append("| " + " | ".join(_plain(cell) for cell in cells) + " |")
     body += [
         "",
-        f"Effective step along the fine-tuning: {projection}; distance from aligned in units of it: {distance}. "
-        f"Seed {recipe['seed']}. Hashes and versions are in `recipe.json`.",
+        f"{_effect_words(recipe['effective'])} Seed {recipe['seed']}. Hashes and versions are in `recipe.json`.",
         "",
         "## Safety and task scores",
         "",
@@ -182,6 +182,18 @@ def _data_name(name: str) -> str:
     ('owner/sums@1f2e:main/train.parquet', 'rows.jsonl')
     """
     return Path(name).name if Path(name).is_absolute() else name
+
+
+def _effect_words(effective: Mapping[str, float | None]) -> str:
+    """How far the merge goes, each number with what it is measured in.
+
+    >>> _effect_words({"projection": None, "distance": None, "shift": 0.0123})
+    "Distance from aligned in units of the aligned model's own length: 0.0123."
+    """
+    if "shift" in effective:
+        return f"Distance from aligned in units of the aligned model's own length: {_number(effective['shift'])}."
+    projection, distance = (_number(effective[name]) for name in ("projection", "distance"))
+    return f"Effective step along the fine-tuning: {projection}; distance from aligned in units of it: {distance}."
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,7 @@ from backend.jobs.sources import merged_folder
 from backend.registry import EXTRA_INPUTS
 from backend.types import AXES, Estimate, Plan, Run, RunStatus, Score, straight_words, time_words
 
-WALKED = ("projection", "distance")
+WALKED = {"projection": ".2f", "distance": ".2f", "shift": ".4f"}
 
 
 def add_pair(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -163,7 +163,8 @@ def _progress() -> Callable[[Run], None]:
 def print_points(studio: Studio, run: Run) -> int:
     """Points as a table, the front and the knee marked; beside merged ones how far they walked.
 
-    `projection` is the share of the fine-tuning that was walked, `distance` the way from aligned in its length.
+    `projection` is the share of the fine-tuning that was walked, `distance` the way from aligned in its length; `shift`
+    the way from aligned in the aligned model's own length, where no fine-tuned model is merged.
     """
     points = [point for point in studio.points([run.id]) if point.half != "validation"]
     found = studio.frontier(points)
@@ -174,15 +175,15 @@ def print_points(studio: Studio, run: Run) -> int:
         mark = " knee" if place == found.knee else " front" if place in found.front and len(points) > 1 else ""
         straight = straight_words(point.details)
         mark += f"  {straight}" if straight else ""
-        steps = "".join(f"{_step(point.effective.get(name)):>11}" for name in walked)
+        steps = "".join(f"{_step(point.effective.get(name), WALKED[name]):>11}" for name in walked)
         print(f"{point.label:28}{steps}" + "".join(f"{_cell(point.scores.get(axis)):>26}" for axis in axes) + mark)
     if len(points) > 1 and "task" in axes:
         print(f"hypervolume {100 * found.hypervolume:.1f} % against the reference point (0, 0)")
     return 0
 
 
-def _step(share: float | None) -> str:
-    return "–" if share is None else f"{share:.2f}"
+def _step(share: float | None, places: str) -> str:
+    return "–" if share is None else format(share, places)
 
 
 def _cell(score: Score | None) -> str:

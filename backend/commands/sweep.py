@@ -25,8 +25,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     add_pair(parser)
     parser.add_argument(
         "--grid",
-        default="0:1:11",
-        help="start:stop:count or a comma list, of λ or of any number: lam=0:1:6, density=0.1:0.9:3",
+        help="start:stop:count or a comma list, of λ or of any number: lam=0:1:6, density=0.1:0.9:3; "
+        "default: 11 values over the whole range of the method's own number",
     )
     add_measuring(parser)
     add_dry_run(parser)

@@ -17,6 +17,8 @@ from backend.registry import Plugin
 
 MOST_POINTS = 101
 MOST_KNOBS = 2
+POINTS, OTHER_POINTS = 11, 3  # suggested for the number that a sweep turns, and for one beside it
+TINY = 0.01  # of a range: a default up to there says that the number works on a log scale
 LAMBDA = Parameter("lam", "float", 0.5, required=False, low=0, high=1)
 ALIASES = {"lambda": "lam", "λ": "lam"}
 REMEDY = "Write start:stop:count, for example 0:1:11, or a list like 0, 0.5, 1."
@@ -83,6 +85,24 @@ def read_grid(grid: object, method: Plugin) -> Grid:
     return axes[main] if list(axes) == [main] else axes
 
 
+def suggested(method: Plugin) -> dict[str, str]:
+    """The values that a sweep tries where nobody names any, for each number of the method that it may turn.
+
+    >>> from backend.registry import methods
+    >>> suggested(methods.get("ties")), suggested(methods.get("lox"))["extrapolate"]
+    ({'lam': '0:1:11', 'density': '0.1:0.9:3'}, '0:3:11')
+    """
+    knob = method.facts["knob"]
+    return {
+        name: _range_of(_knob(method, name), POINTS if name == knob else OTHER_POINTS) for name in numbers_of(method)
+    }
+
+
+def default_grid(method: Plugin) -> str:
+    """The grid of a sweep that names none."""
+    return suggested(method).get(method.facts["knob"], f"0:1:{POINTS}")
+
+
 def settings_of(grid: Grid, knob: str) -> list[dict[str, float]]:
     """What each point of a grid sets, the method's own `knob` turning fastest: neighbours then share most answers.
 
@@ -119,6 +139,31 @@ def _named(grid: object) -> dict[str, object] | None:
 def numbers_of(method: Plugin) -> list[str]:
     """The parameters of a method that a sweep may turn."""
     return [one.name for one in method.parameters if one.kind in ("float", "int") and not one.several]
+
+
+def _range_of(parameter: Parameter, count: int) -> str:
+    """A parameter's range in `count` steps: equal ones, or equal ratios where its default is tiny against the range.
+
+    What a step does then depends on the models' size and how far fine-tuning moved them, by orders of magnitude; so
+    they go from a tenth of the default to the end of the range, after 0 where that is in it.
+
+    >>> _range_of(Parameter("t", "float", 0.001, required=False, low=0, high=1), 11)
+    '0, 0.0001, 0.0003, 0.0008, 0.002, 0.006, 0.02, 0.05, 0.1, 0.4, 1'
+    >>> _range_of(Parameter("share", "float", 0.5, required=False, low=0.001, high=1), 3)
+    '0.1:0.9:3'
+    >>> _range_of(Parameter("layers", "int", 4, required=False, low=1, high=9), 3)
+    '1:9:3'
+    """
+    low, high = parameter.low or 0, 1 if parameter.high is None else parameter.high
+    default = parameter.default if isinstance(parameter.default, (int, float)) else 0
+    if parameter.kind == "float" and 0 < default <= TINY * high:
+        zero = ["0"] if low <= 0 else []
+        first, steps = max(low, default / 10), count - len(zero)
+        ratios = (first * (high / first) ** (step / (steps - 1)) for step in range(steps))
+        return ", ".join([*zero, *(f"{min(high, float(f'{value:.1g}')):g}" for value in ratios)])
+    if parameter.kind == "float" and 0 < low <= TINY and high == 1:
+        low, high = 0.1, 0.9  # a share: its very ends say little
+    return f"{low:g}:{high:g}:{count}"
 
 
 def _knob(method: Plugin, name: str) -> Parameter:

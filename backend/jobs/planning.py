@@ -28,7 +28,7 @@ from backend.evaluation.runner import plugin_hash
 from backend.evaluation.suites import canonical, sha256
 from backend.jobs.calibration import calibrated_with, find_calibration
 from backend.jobs.forecast import arithmetic_seconds, check_room, forecast, forecast_merge
-from backend.jobs.grids import parse_grid, read_grid, settings_of
+from backend.jobs.grids import default_grid, parse_grid, read_grid, settings_of
 from backend.jobs.named_suites import (
     chosen_suites,
     measured_with,
@@ -67,7 +67,7 @@ def make_plan(settings: Settings, kind: str, request: Mapping[str, Any]) -> Plan
 
 def _plan_sweep(settings: Settings, request: Mapping[str, Any]) -> Plan:
     method = methods.get(text_of(request, "method", "linear"))
-    grid = read_grid(request.get("grid", "0:1:11"), method)
+    grid = read_grid(request.get("grid", default_grid(method)), method)
     turned = settings_of(grid, method.facts["knob"])
     given = find_sources(settings, request, method)
     check_model_type(given.aligned.config, field="aligned")
@@ -187,6 +187,9 @@ def _plan_search(settings: Settings, request: Mapping[str, Any]) -> Plan:
     given = find_sources(settings, request, method)
     check_model_type(given.aligned.config, field="aligned")
     _checked(method, {}, given)
+    if len(given.tuned) > 1:
+        problem = f"a search turns what one fine-tuning changed, {len(given.tuned)} were given"
+        raise UserError("tuned", problem=problem, remedy="Merge them first, or search for each.")
     budget = {name: request[name] for name in ("minutes", "trials", "depth") if request.get(name) is not None}
     spec = {
         **given.spec(),

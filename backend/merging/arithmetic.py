@@ -221,8 +221,8 @@ def _flat(tensor: Tensor, begin: int, end: int) -> Tensor:
 def _walk(given: Arguments, start: Tensor | None, step: Tensor | None, shared: int | None) -> Walk:
     """How far a block goes from the aligned one, over the elements that all models share."""
     moved = None if start is None else start - given.aligned
-    moved, step = (None if one is None else one.reshape(-1)[:shared] for one in (moved, step))
-    return Walk.of(moved, step, given.goal.reshape(-1)[:shared])
+    parts = (moved, step, given.goal, given.aligned if given.goal is None else None)
+    return Walk.of(*(None if one is None else one.reshape(-1)[:shared] for one in parts))
 
 
 def _step(given: Arguments, method: Plugin, parameters: dict[str, Any]) -> Step:

@@ -207,13 +207,25 @@ def merge_to_folder(
             _check_unchanged(inputs, before)
             writer.put_json("recipe.json", recipe)
             parents = [("aligned", aligned), *(("fine-tuned", one) for one in others), *beside.items()]
-            writer.put_text("README.md", model_card(out.name, recipe, parents, scores=scores, measured=measured))
+            card = model_card(out.name, recipe, parents, knob=_knob_words(method), scores=scores, measured=measured)
+            writer.put_text("README.md", card)
             writer.commit()
     if hashes_in:
         for name, digest in writer.hashes.items():
             note(out / name, digest)
         remember(hashes_in)
     return recipe
+
+
+def _knob_words(method: Plugin) -> str:
+    """What the number that a sweep of this method turns means, as its own help says.
+
+    >>> from backend.registry import methods
+    >>> _knob_words(methods.get("resta"))
+    '`gamma`: γ, no unit; 0 is the fine-tuned model, 1 adds the whole safety vector.'
+    """
+    knob = method.facts["knob"]
+    return next((f"`{knob}`: {one.help}" for one in method.parameters if one.name == knob and one.help), "")
 
 
 def _check(should_stop: Callable[[], bool]) -> None:

@@ -80,7 +80,8 @@ def _settle_densities(method: Plugin, checked: dict[str, Any]) -> None:
         return
     density = next(parameter for parameter in method.parameters if parameter.name == "density")
     if checked.pop("density") != density.default:
-        raise UserError("density", problem="densities says it for every model", remedy="Leave one of the two out.")
+        remedy = f"Empty densities, or leave density at {density.default:g}."
+        raise UserError("density", problem="densities says it for every model", remedy=remedy)
 
 
 def _check_count(method: Plugin, tuned: int) -> None:
@@ -212,10 +213,10 @@ class Arguments:
         return self.deltas[0]
 
     @cached_property
-    def goal(self) -> Tensor:
-        """What the effect is measured against: what fine-tuning changed, of several the mean, of none nothing."""
+    def goal(self) -> Tensor | None:
+        """What the effect is measured against: what fine-tuning changed, of several the mean; None without any."""
         if not self._bundle.tuned:
-            return torch.zeros_like(self.aligned)
+            return None
         return self.delta if len(self.deltas) == 1 else torch.stack(self.deltas).mean(0)
 
 

@@ -37,17 +37,26 @@ Weights = Annotated[
     Between(-2, 2),
     Several(),
     ByTensor(),
-    Help("one for each fine-tuned model, 1 where none is given; [1, [0, 0.5]] lets the second rise over the depth."),
+    Help(
+        "one for each fine-tuned model in their order, 1 where none is given; in [1, [0, 0.5]] the second's rises from "
+        "0 in the first layer to 0.5 in the last."
+    ),
 ]
 Densities = Annotated[
     tuple[float, ...],
     Between(0.001, 1),
     Several(),
     ByTensor(),
-    Help("another density for each fine-tuned model; where none is given, density is that of all."),
+    Help(
+        "another density for each fine-tuned model, written like the weights; where none is given, density is that of "
+        "all."
+    ),
 ]
 Shares = Annotated[
-    tuple[float, ...], Between(0, 2), Several(), Help("one for each fine-tuned model, 1 where none is given.")
+    tuple[float, ...],
+    Between(0, 2),
+    Several(),
+    Help("one for each fine-tuned model in their order, 1 where none is given."),
 ]
 Normalize = Annotated[
     Literal["off", "weights", "count"],

@@ -56,14 +56,15 @@ class Walk(NamedTuple):
     along: float = 0.0  # ⟨τ, δ⟩
     moved: float = 0.0  # ⟨τ, τ⟩
     whole: float = 0.0  # ⟨δ, δ⟩
+    length: float = 0.0  # ⟨θ0, θ0⟩, where no fine-tuned model gives a δ
     lines: float = 0.0  # tensors that a method of arcs mixed along a straight line, since they are nearly parallel
     arcs: float = 0.0  # tensors that it walked along an arc
 
     @classmethod
-    def of(cls, start: Tensor | None, step: Tensor | None, delta: Tensor) -> Walk:
-        """The sums of one block; all fp32 and of one shape, None for zeros."""
-        s, t, d = (None if part is None else part.reshape(-1) for part in (start, step, delta))
-        return cls(_dot(s, d), _dot(s, s), _dot(s, t), _dot(t, d), _dot(t, t), _dot(d, d))
+    def of(cls, start: Tensor | None, step: Tensor | None, delta: Tensor | None, aligned: Tensor | None = None) -> Walk:
+        """The sums of one block; all fp32 and of one shape, None for zeros; `aligned` where there is no `delta`."""
+        s, t, d, a = (None if part is None else part.reshape(-1) for part in (start, step, delta, aligned))
+        return cls(_dot(s, d), _dot(s, s), _dot(s, t), _dot(t, d), _dot(t, t), _dot(d, d), _dot(a, a))
 
     def __add__(self, other: Walk) -> Walk:  # type: ignore[override]
         return Walk(*(one + two for one, two in zip(self, other, strict=True)))
@@ -136,18 +137,23 @@ class Effect:
 
     With δ = θ1 − θ0: `projection` = ⟨θ − θ0, δ⟩ / ⟨δ, δ⟩ and `distance` = ‖θ − θ0‖ / ‖δ‖. Equal λ is not equal effect,
     so both stand beside every merged point. No unit; both are None where δ is 0: the method takes no fine-tuned model,
-    or it equals the aligned one.
+    or it equals the aligned one. Of a method that takes none there is `shift` = ‖θ − θ0‖ / ‖θ0‖ instead, no unit.
 
     >>> from torch import tensor
     >>> effect, delta = Effect(), tensor([2.0, 2.0])
     >>> effect.count(Walk.of(None, tensor([2.0, 0.0]), delta), 0.5)
     >>> effect.to_json()
     {'projection': 0.25, 'distance': 0.3535533905932738}
+    >>> alone = Effect()
+    >>> alone.count(Walk.of(None, tensor([0.0, 1.0]), None, aligned=tensor([3.0, 4.0])), 0.5)
+    >>> alone.to_json()
+    {'projection': None, 'distance': None, 'shift': 0.1}
     """
 
     along: float = 0.0
     moved: float = 0.0
     whole: float = 0.0
+    length: float = 0.0
     lines: float = 0.0
     arcs: float = 0.0
 
@@ -156,12 +162,14 @@ class Effect:
         self.along += walk.start_along + knob * walk.along
         self.moved += walk.start_moved + 2 * knob * walk.cross + knob * knob * walk.moved
         self.whole += walk.whole
+        self.length += walk.length
         self.lines += walk.lines
         self.arcs += walk.arcs
 
     def to_json(self) -> dict[str, float | None]:
         if not self.whole:
-            return {"projection": None, "distance": None}
+            shift = {"shift": (max(0.0, self.moved) / self.length) ** 0.5} if self.length else {}
+            return {"projection": None, "distance": None, **shift}
         return {"projection": self.along / self.whole, "distance": (max(0.0, self.moved) / self.whole) ** 0.5}
 
     def lines_json(self) -> dict[str, dict[str, int]]:

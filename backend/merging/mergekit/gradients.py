@@ -104,4 +104,4 @@ def _fitted(wanted: Mapping[Place, float], curve: Curve) -> dict[str, Any] | Non
 
 
 def _share(place: Place, knobs: Mapping[str, Any]) -> float:
-    return float(knobs["lam"] * methods.get("layerwise").function(1.0, place, **knobs))
+    return float(knobs["lam"] * methods.get("layerwise").function([1.0], place, **knobs))

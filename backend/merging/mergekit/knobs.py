@@ -85,7 +85,7 @@ def layerwise_of(
     """The knobs of `layerwise` that give every tensor the weight that the file gives it."""
     if len(tuned) != 1:
         problem = f"weight of {method} differs by depth or by tensor, with {len(tuned)} fine-tuned models"
-        raise UserError(FIELD, problem=problem, allowed="one number for each", remedy="layerwise takes one model.")
+        raise UserError(FIELD, problem=problem, allowed="one number for each", remedy="task_arithmetic takes others.")
     if _flag(common, "rescale", False):
         raise UserError(FIELD, problem=f"{method} with rescale has no counterpart here", remedy="Set rescale false.")
     end, starts = tuned[0][1].get("weight", 1), [one.get("weight", 1) for one in before]
