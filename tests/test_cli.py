@@ -281,6 +281,11 @@ def test_mistakes_in_the_words_of_a_command(world, capsys):
     assert "seed" in refused(capsys, "sweep", *arguments(world), "--seed", "-1")
 
 
+def test_a_search_of_two_fine_tunes_is_refused_and_not_one_of_them_dropped(world, capsys):
+    pair = ["--aligned", "aligned", "--tuned", "tuned", "--tuned", "lora"]
+    assert refused(capsys, "search", *pair).startswith("error: tuned: a search turns one fine-tuned model, 2 were given")
+
+
 @pytest.mark.parametrize("lam", ["1.6", "-0.6", "nan", "much"])
 def test_a_lambda_outside_its_range_or_no_number(world, capsys, lam, tmp_path):
     pair = ["--aligned", "aligned", "--tuned", "tuned", f"--lambda={lam}", "--out", str(tmp_path / "out")]

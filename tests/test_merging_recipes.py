@@ -136,12 +136,32 @@ def test_a_recipe_is_refused_for_other_weights_and_other_files(world: Path, sett
     assert main(["merge", "--aligned", "aligned", "--tuned", "tuned", "--out", str(out)]) == 0
     sentence = refused("--recipe", str(out), "--tuned", "second")
     assert "tuned: second holds other weights than the recipe's tuned" in sentence
-    assert "Leave out the others" in refused("--recipe", str(out), "--lambda", "0.2")
     assert "cannot be read" in refused("--recipe", str(world / "none.json"))
     strange = json.dumps(json.loads((out / "recipe.json").read_text()) | {"device": "tpu"})
     for text, said in (("{", "no JSON"), ("[]", "no recipe"), ("{}", "has no method"), (strange, "no device we know")):
         (world / "bad.json").write_text(text)
         assert said in refused("--recipe", str(world / "bad.json"))
+
+
+def test_what_a_file_says_is_not_said_beside_it(world: Path, capsys) -> None:
+    def refused(*command: str) -> str:
+        assert main(["merge", *command, "--out", str(world / "out")]) == 2
+        return capsys.readouterr().err.strip()
+
+    recipe = "error: recipe: the file says that itself. Leave out"
+    for option, value in (("--lambda", "0.2"), ("--set", "lam=1"), ("--method", "ties"), ("--donor", "fine_tuned")):
+        assert refused("--recipe", "r.json", option, value) == f"{recipe} {option}."
+    assert refused("--recipe", "r.json", "--from-mergekit", "f.yml", "--seed", "0") == (
+        f"{recipe} --from-mergekit and --seed."
+    )
+    mergekit = "error: from-mergekit: the file says that itself. Leave out"
+    for option in ("--tuned", "--raw", "--calibration", "--donor", "--lambda"):
+        assert refused("--from-mergekit", "f.yml", option, "1") == f"{mergekit} {option}."
+    (world / "f.yml").write_text("{merge_method: ties, base_model: aligned, models: [{model: tuned}]}")
+    other = refused("--from-mergekit", str(world / "f.yml"), "--aligned", "raw")
+    assert other.startswith("error: aligned: the configuration has base_model aligned, and raw was given.")
+    same = str(world / "home" / "models" / "aligned")
+    assert main(["merge", "--from-mergekit", str(world / "f.yml"), "--aligned", same, "--dry-run"]) == 0
 
 
 def test_a_recipe_of_folders_that_lie_elsewhere_now_says_which_option_names_them(world: Path, settings, capsys) -> None:

@@ -19,8 +19,14 @@ from backend.commands.common import (
 )
 from backend.errors import UserError
 from backend.jobs import replay
+from backend.registry import EXTRA_INPUTS
 from backend.settings import Settings
 from backend.types import Plan, Run, straight_words
+
+SAID_BY = {
+    "recipe": ("from_mergekit", "method", "set", "lam", "seed", "donor"),
+    "from_mergekit": ("tuned", *EXTRA_INPUTS, "calibration", "method", "set", "lam", "donor"),
+}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to-mergekit", metavar="YAML", help="write mergekit's file for this merge instead of merging")
     parser.add_argument("--lambda", dest="lam", help="0 is aligned, 1 fine-tuned")
     parser.add_argument("--out", help="the new folder; default: under the studio's home")
-    parser.add_argument("--seed", default="0")
+    parser.add_argument("--seed", help="of methods that draw at random; default: 0")
     add_dry_run(parser)
 
 
@@ -39,24 +45,24 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     from backend.merging.mergekit import from_mergekit, to_mergekit
 
+    for file in SAID_BY:
+        if getattr(options, file):
+            _refuse_beside(file, options)
     studio = Studio(settings)
     recipe = replay.read_recipe(Path(options.recipe)) if options.recipe else None
     checkpoints = checkpoints_of(options) | {"aligned": options.aligned}
     if recipe:
-        _refuse_beside("--recipe", options)
         replay.check_names(settings, recipe, checkpoints)
         request = replay.request_of(recipe, checkpoints)
     elif options.from_mergekit:
-        _refuse_beside("--from-mergekit", options)
         request = from_mergekit(
             _read_text(options.from_mergekit),
             options.aligned or "",
             find=lambda name: resolve(name, settings, field="from-mergekit"),
         )
-        request |= {"donor": options.donor} if options.donor else {}
     else:
         request = checkpoints | {"method": options.method or "linear", "parameters": _parameters(options)}
-    request = {"seed": options.seed} | request | {"out": options.out}
+    request = {"seed": options.seed or "0"} | request | {"out": options.out}
     if options.to_mergekit:
         plan = studio.plan("merge", request)
         text = to_mergekit(
@@ -97,10 +103,12 @@ def _adapters(plan: Plan) -> list[str]:
     return [name for name, one in pairs if one["kind"] == "adapter"]
 
 
-def _refuse_beside(option: str, options: argparse.Namespace) -> None:
-    """A file that says everything stands alone."""
-    if options.method or options.set or options.lam is not None:
-        raise UserError(option, problem="it says method and knobs itself", remedy="Leave out the others.")
+def _refuse_beside(file: str, options: argparse.Namespace) -> None:
+    """What a file says is not said again; where the models of a recipe lie now, it does not say."""
+    given = [name for name in SAID_BY[file] if getattr(options, name) not in (None, [])]
+    if given:
+        words = " and ".join(f"--{'lambda' if name == 'lam' else name.replace('_', '-')}" for name in given)
+        raise UserError(file.replace("_", "-"), problem="the file says that itself", remedy=f"Leave out {words}.")
 
 
 def _read_text(path: str) -> str:

@@ -14,6 +14,7 @@ from backend.commands.common import (
     print_points,
     see_through,
 )
+from backend.errors import UserError
 from backend.settings import Settings
 from backend.types import Run
 
@@ -21,7 +22,7 @@ from backend.types import Run
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("--aligned", required=True, help="a demo name, a folder or a Hub id with optional @revision")
-    parser.add_argument("--tuned", required=True, help="the fine-tuned checkpoint or adapter")
+    parser.add_argument("--tuned", required=True, action="append", help="the fine-tuned checkpoint or adapter")
     parser.add_argument("--grid", help="the uniform λ to start from; default 0:1:11")
     parser.add_argument("--minutes", help="when to stop looking; default 10")
     parser.add_argument("--trials", help="settings to try beside the uniform ones; default 60")
@@ -32,6 +33,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
+    if len(options.tuned) > 1:
+        problem = f"a search turns one fine-tuned model, {len(options.tuned)} were given"
+        raise UserError("tuned", problem=problem, remedy="Search each on its own, or sweep a method that takes several.")
     names = ("aligned", "tuned", "grid", "minutes", "trials", "depth")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     studio = Studio(settings)

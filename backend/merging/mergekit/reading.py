@@ -52,6 +52,9 @@ def from_mergekit(
     if not base:
         remedy = "Say which model is the aligned one with --aligned."
         raise UserError("aligned", problem="the configuration has no base_model", remedy=remedy)
+    if named and aligned and not _same(named, aligned, find):
+        problem = f"the configuration has base_model {named[:80]}, and {aligned[:80]} was given"
+        raise UserError("aligned", problem=problem, remedy="Leave it out, or change base_model.")
     sliced = table.get("slices") is not None
     entries = sliced_models(table, base, _layers(find(base))) if sliced else whole_models(table)
     common = dict(table.get("parameters") or {})
@@ -83,6 +86,14 @@ def from_mergekit(
     template_of = given[0] if donor == "fine_tuned" else base
     check_template(table.get("chat_template"), template_of, {*given, *([base] if named else []), *listed}, find)
     return request | ({"donor": donor} if donor == "fine_tuned" else {})
+
+
+def _same(one: str, other: str, find: Find) -> bool:
+    """Whether two names are of one model, as far as is known."""
+    if one == other:
+        return True
+    first, second = find(one), find(other)
+    return first is not None and second is not None and first.folder == second.folder
 
 
 def _check_base(method: str, named: str, base: str, listed: Sequence[str], *, sliced: bool) -> None:
