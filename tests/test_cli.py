@@ -121,6 +121,24 @@ def test_merge_writes_a_folder_that_loads_and_replays_the_same_weights(world, se
     assert files[0] == files[1]
 
 
+def test_names_mean_the_folders_and_files_of_the_directory_a_person_stands_in(
+    world, settings, capsys, monkeypatch, tmp_path
+):
+    settings.models_root.rename(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["merge", "--aligned", "aligned", "--tuned", "./tuned", "--out", "out"]) == 0
+    recipe = json.loads(Path("out/recipe.json").read_text())
+    assert [recipe["aligned"]["name"], recipe["fine_tuned"][0]["name"]] == ["aligned", "tuned"]
+    assert str(tmp_path) not in Path("out/README.md").read_text() + Path("out/recipe.json").read_text()
+    assert main(["merge", "--recipe", "out", "--out", "again"]) == 0
+    Path("f.yml").write_text("{merge_method: slerp, base_model: aligned, models: [{model: lora}], parameters: {t: 0}}")
+    assert main(["merge", "--from-mergekit", "f.yml", "--out", "third"]) == 0
+    assert main(["evaluate", "--checkpoint", "lora", "--aligned", "aligned", "--suites", "../home/a.jsonl"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "aligned", "tuned", "--layers"]) == 0
+    assert main(["generate", "--aligned", "aligned", "--tuned", "tuned", "--prompt", "hi", "--tokens", "2"]) == 0
+
+
 def commands_that_start_runs(world, tmp_path):
     """Each command that starts a run, with what it needs here."""
     measured = ["--suites", ",".join(world["suites"])]
