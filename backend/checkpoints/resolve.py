@@ -72,6 +72,15 @@ def lasting_name(name: str, settings: Settings) -> str:
     return _lasting(name, _local_folder(name, settings), settings)
 
 
+def short_name(path: str, settings: Settings) -> str:
+    """The studio's own name of a folder given by its path; `path` where it has none, or is none."""
+    folder = Path(path)
+    if folder.parent == settings.demo / "models" and folder.name in demo_names(settings):
+        return DEMO + folder.name
+    is_known = folder.parent == settings.models_root and _local_folder(folder.name, settings) == folder
+    return folder.name if is_known else path
+
+
 def is_folder_here(name: str, settings: Settings) -> bool:
     """Whether `resolve` takes `name` for a folder of this disk; nothing is read of it."""
     try:
