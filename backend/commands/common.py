@@ -59,6 +59,16 @@ def settings_of(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def set_words(parameters: Mapping[str, Any]) -> str:
+    """Parameters as the options that set them.
+
+    >>> set_words({"lam": 0.5, "curve": [0.2, 1.0]})
+    '--set lam=0.5 --set curve=0.2,1.0'
+    """
+    texts = {name: ",".join(map(str, one)) if isinstance(one, list) else one for name, one in parameters.items()}
+    return " ".join(f"--set {name}={text}" for name, text in texts.items())
+
+
 def measuring_of(options: argparse.Namespace) -> dict[str, Any]:
     """What the options of `add_measuring` say."""
     return {name: getattr(options, name) for name in ("task", "preset", "seed", "suites")}

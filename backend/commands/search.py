@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from backend.api import Studio
 from backend.commands.common import (
@@ -13,6 +14,7 @@ from backend.commands.common import (
     print_line,
     print_points,
     see_through,
+    set_words,
 )
 from backend.errors import UserError
 from backend.settings import Settings
@@ -52,4 +54,10 @@ def _tell(studio: Studio, run: Run, as_json: bool) -> int:
     print_line(f"held-out hypervolume: found {area['found']:.1f} %, uniform λ {area['uniform']:.1f} %")
     interval = f"{gap['value']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}]"
     counts = f"{result['n']['safety']} safety and {result['n']['task']} task prompts"
-    return print_line(f"difference {interval}, 95 % paired bootstrap over {counts}")
+    print_line(f"difference {interval}, 95 % paired bootstrap over {counts}")
+    pair = shlex.join(["--aligned", str(run.spec["aligned"]), "--tuned", str(run.spec["tuned"])])
+    print_line(f"to write one of the front: merge {pair}, and")
+    labels = {point.index: point.label for point in studio.points([run.id])}
+    for one in result["front"]:
+        print_line(f"{labels[one['index']]:28}--method {one['method']} {set_words(one['parameters'])}")
+    return 0
