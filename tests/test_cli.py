@@ -219,13 +219,32 @@ def test_ctrl_c_says_what_is_kept_and_what_goes_on_with_it(world, settings, caps
     told = last_line(*merge)  # the next one without --out is another run with another folder
     run = Studio(settings).runs()[0]
     begun = f"stopped; what is written so far is in {settings.models_root}/merge-{run.id}.tmp"
-    assert told == f"{begun}, and runs --restart {run.id} goes on with it"
+    assert told == f"{begun}, and the same command goes on with it"
     told = last_line("sweep", *arguments(world))
     assert told == f"stopped; finished points are kept, and runs --restart {run.id + 1} goes on with them"
     with worker_lock(settings) as held:  # by a worker that would go on with what is queued
         told = last_line("sweep", *arguments(world))
     assert held
     assert told == f"run {run.id + 2} goes on in the worker; runs --cancel {run.id + 2} stops it"
+
+
+def test_an_interrupted_merge_is_gone_on_with_by_the_same_command_and_by_no_other(
+    world, settings, capsys, monkeypatch
+):
+    merge = ["merge", "--aligned", "aligned", "--tuned", "tuned", "--json"]
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.commands.merge.Studio", PressesCtrlC)
+        assert main(merge) == 1
+    begun = Studio(settings).runs()[0].id
+    assert main([*merge, "--lambda", "0.4"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == begun + 1
+    assert main(merge) == 0
+    printed = capsys.readouterr()
+    assert f"run {begun} was interrupted at the very same; this goes on with it\n" in printed.err
+    assert json.loads(printed.out)["folder"] == str(settings.models_root / f"merge-{begun}")
+    assert not list(settings.models_root.glob("*.tmp"))
+    assert main(merge) == 0  # and another one once that is done
+    assert json.loads(capsys.readouterr().out)["run"] == begun + 2
 
 
 def test_a_merge_along_arcs_says_how_many_tensors_went_straight(world, capsys, tmp_path):
