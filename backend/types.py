@@ -53,8 +53,8 @@ class TensorInfo:
 class Checkpoint:
     """A checkpoint on this disk, known from its headers and JSON files alone.
 
-    `name` finds it again from any directory, `folder` is where it lies, `revision` the Hub commit where there is one. An
-    adapter has `kind == "adapter"`; its tensors are the low-rank factors and `adapter` is its configuration.
+    `name` finds it again from any directory, `folder` is where it lies, `revision` the Hub commit where there is one.
+    An adapter has `kind == "adapter"`; its tensors are the low-rank factors and `adapter` is its configuration.
     """
 
     name: str

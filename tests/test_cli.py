@@ -134,7 +134,7 @@ def test_names_mean_the_folders_and_files_of_the_directory_a_person_stands_in(
     Path("f.yml").write_text("{merge_method: slerp, base_model: aligned, models: [{model: lora}], parameters: {t: 0}}")
     assert main(["merge", "--from-mergekit", "f.yml", "--out", "third"]) == 0
     assert main(["evaluate", "--checkpoint", "lora", "--aligned", "aligned", "--suites", "../home/a.jsonl"]) == 0
-    capsys.readouterr()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("lora  ")
     assert main(["inspect", "aligned", "tuned", "--layers"]) == 0
     assert main(["generate", "--aligned", "aligned", "--tuned", "tuned", "--prompt", "hi", "--tokens", "2"]) == 0
 
@@ -228,9 +228,7 @@ def test_ctrl_c_says_what_is_kept_and_what_goes_on_with_it(world, settings, caps
     assert told == f"run {run.id + 2} goes on in the worker; runs --cancel {run.id + 2} stops it"
 
 
-def test_an_interrupted_merge_is_gone_on_with_by_the_same_command_and_by_no_other(
-    world, settings, capsys, monkeypatch
-):
+def test_an_interrupted_merge_is_gone_on_with_by_the_same_command_and_by_no_other(world, settings, capsys, monkeypatch):
     merge = ["merge", "--aligned", "aligned", "--tuned", "tuned", "--json"]
     with monkeypatch.context() as patched:
         patched.setattr("backend.commands.merge.Studio", PressesCtrlC)
@@ -320,7 +318,9 @@ def test_mistakes_in_the_words_of_a_command(world, capsys):
 
 def test_a_search_of_two_fine_tunes_is_refused_and_not_one_of_them_dropped(world, capsys):
     pair = ["--aligned", "aligned", "--tuned", "tuned", "--tuned", "lora"]
-    assert refused(capsys, "search", *pair).startswith("error: tuned: a search turns one fine-tuned model, 2 were given")
+    assert refused(capsys, "search", *pair).startswith(
+        "error: tuned: a search turns one fine-tuned model, 2 were given"
+    )
 
 
 @pytest.mark.parametrize("lam", ["1.6", "-0.6", "nan", "much"])

@@ -287,7 +287,9 @@ def test_space_is_asked_for_with_both_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has /proc")
 def test_a_place_that_takes_no_files_is_said_and_not_called_full() -> None:
-    with pytest.raises(UserError, match=r"out: nothing can be written to /proc\. Choose a folder that you may write to"):
+    with pytest.raises(
+        UserError, match=r"out: nothing can be written to /proc\. Choose a folder that you may write to"
+    ):
         check_space(Path("/proc/x/y"), 1)
 
 

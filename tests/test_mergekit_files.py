@@ -62,7 +62,7 @@ def test_a_method_between_weights_is_not_taken_for_one_between_changes(method: s
 def test_a_stack_of_layers_is_refused_before_an_aligned_model_is_asked_for(slices: str) -> None:
     layered = Checkpoint("b", Path(), "full", {"num_hidden_layers": 4}, {})
     text = "merge_method: passthrough, slices: " + slices.replace("%s", "[{model: b, layer_range: [0, 2]}]")
-    with pytest.raises(UserError, match="^from-mergekit: .*`models`, or one slice of whole models"):
+    with pytest.raises(UserError, match=r"^from-mergekit: .*`models`, or one slice of whole models"):
         read(text, lambda name: layered)
 
 

@@ -99,7 +99,9 @@ def see_through(
     given = {key: value for key, value in request.items() if value is not None}
     plan = studio.plan(kind, given)
     begun = _begun(studio, plan)
-    lines = [*plan_lines(plan), *([f"run {begun} was interrupted at the very same; this goes on with it"] if begun else [])]
+    lines = plan_lines(plan)
+    if begun:
+        lines.append(f"run {begun} was interrupted at the very same; this goes on with it")
     if options.dry_run:
         return print_json(plan_json(plan)) if options.json else print_line("\n".join(lines))
     for line in lines:

@@ -91,10 +91,11 @@ def _refuse_target(path: Path, options: argparse.Namespace) -> None:
     if options.out or options.dry_run:
         given = "--out" if options.out else "--dry-run"
         raise UserError("to-mergekit", problem="it writes a file and merges nothing", remedy=f"Leave out {given}.")
-    if path.exists():
+    if os.path.exists(path):  # of a path too long to be one it says no, where Path's raises
         raise UserError("to-mergekit", problem=f"{path} exists", remedy="Name a new file, or move this one away.")
-    if not os.access(path.absolute().parent, os.W_OK):
-        problem = f"{path.absolute().parent} is no folder that can be written to"
+    folder = path.absolute().parent
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        problem = f"{folder} is no folder that can be written to"
         raise UserError("to-mergekit", problem=problem, remedy="Name a file in another folder, or make this one.")
 
 

@@ -37,7 +37,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     if len(options.tuned) > 1:
         problem = f"a search turns one fine-tuned model, {len(options.tuned)} were given"
-        raise UserError("tuned", problem=problem, remedy="Search each on its own, or sweep a method that takes several.")
+        raise UserError("tuned", problem=problem, remedy="Search each on its own.")
     names = ("aligned", "tuned", "grid", "minutes", "trials", "depth")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     studio = Studio(settings)

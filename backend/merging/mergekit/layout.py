@@ -43,9 +43,7 @@ def _check_keys(what: str, table: Mapping[str, Any], allowed: Sequence[str]) -> 
             raise UserError(FIELD, problem=f"{what} has `{str(key)[:40]}`", allowed=", ".join(allowed))
 
 
-def sliced_models(
-    table: Mapping[str, Any], layers_of: Callable[[str], int | None]
-) -> list[tuple[str, dict[str, Any]]]:
+def sliced_models(table: Mapping[str, Any], layers_of: Callable[[str], int | None]) -> list[tuple[str, dict[str, Any]]]:
     """The models of one slice that takes all their layers; another is a stack of parts, which no merge here makes.
 
     Args:
@@ -57,7 +55,7 @@ def sliced_models(
     _check_keys("a slice", slices[0], ("sources",))
     entries = slices[0].get("sources")
     found = _named(entries, ("model", "layer_range", "parameters"))
-    for (name, _), one in zip(found, entries, strict=True):
+    for (name, _), one in zip(found, entries or (), strict=True):
         layers = layers_of(name.split("+")[0])
         if layers is None or one.get("layer_range") != [0, layers]:
             problem = f"its slice takes the layers {one.get('layer_range')!r} of {name} with {layers or 'unknown'}"
