@@ -15,7 +15,7 @@ from typing import Any
 from backend import catalogue as catalogue_of
 from backend.checkpoints.guard import check_pair
 from backend.checkpoints.inspect import describe
-from backend.checkpoints.resolve import resolve
+from backend.checkpoints.resolve import lasting_name, resolve
 from backend.errors import DeviceBusy, UserError
 from backend.frontier import frontier as frontier_of
 from backend.jobs import chat_files, layers, planning, queue, telemetry
@@ -282,7 +282,8 @@ slerp_curves, task_arithmetic, ties.
                 remedy = "0 is aligned, 1 fine-tuned."
                 raise UserError("lambda", got=column.lam, allowed="a number from 0 to 1", remedy=remedy)
         self._refuse_while_busy()
-        return self._playground.stream(columns, messages, new_tokens)
+        found = [replace(one, aligned=self._lasting(one.aligned), tuned=self._lasting(one.tuned)) for one in columns]
+        return self._playground.stream(found, messages, new_tokens)
 
     def warm(self, aligned: str, tuned: str) -> None:
         """Load a pair in the background, so that the first live answer comes at once; does nothing while a run runs.
@@ -293,7 +294,7 @@ slerp_curves, task_arithmetic, ties.
         resolve(aligned, self.settings, field="aligned")
         resolve(tuned, self.settings, field="tuned")
         if not self._database.list_runs(status=[RunStatus.RUNNING]):
-            self._playground.warm(aligned, tuned)
+            self._playground.warm(self._lasting(aligned), self._lasting(tuned))
 
     def device(self) -> dict[str, Any]:
         """What computes and what it does: {"device", "state", "queue", "worker"}."""
@@ -324,6 +325,9 @@ slerp_curves, task_arithmetic, ties.
         return [self._database.run(run) for run in bundles.take_in(self._database, bundle, stored=False)]
 
     # ------------------------------------------------------------------------------------ inside
+
+    def _lasting(self, name: str) -> str:
+        return lasting_name(name, self.settings)
 
     def _notice_a_lost_worker(self) -> None:
         if self._database.list_runs(status=[RunStatus.RUNNING]) and not worker_is_alive(self.settings):

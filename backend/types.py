@@ -53,8 +53,8 @@ class TensorInfo:
 class Checkpoint:
     """A checkpoint on this disk, known from its headers and JSON files alone.
 
-    `name` is what the person typed, `folder` where it lies, `revision` the Hub commit where there is one. An adapter
-    has `kind == "adapter"`; its tensors are the low-rank factors and `adapter` is its configuration.
+    `name` finds it again from any directory, `folder` is where it lies, `revision` the Hub commit where there is one.
+    An adapter has `kind == "adapter"`; its tensors are the low-rank factors and `adapter` is its configuration.
     """
 
     name: str
@@ -220,7 +220,8 @@ class Point:
         if len(self.coefficients) > 2:
             return f"{self.method} setting {self.index % 10_000 + 1}"
         knobs = ", ".join(f"{'λ' if key == 'lambda' else key} = {value:g}" for key, value in self.coefficients.items())
-        return f"{self.method} {knobs}".strip()
+        name = Path(self.method).name if self.method.startswith("/") else self.method  # a folder that was evaluated
+        return f"{name} {knobs}".strip()
 
     @property
     def projection(self) -> float | None:

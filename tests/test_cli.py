@@ -125,6 +125,24 @@ def test_merge_writes_a_folder_that_loads_and_replays_the_same_weights(world, se
     assert files[0] == files[1]
 
 
+def test_names_mean_the_folders_and_files_of_the_directory_a_person_stands_in(
+    world, settings, capsys, monkeypatch, tmp_path
+):
+    settings.models_root.rename(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["merge", "--aligned", "aligned", "--tuned", "./tuned", "--out", "out"]) == 0
+    recipe = json.loads(Path("out/recipe.json").read_text())
+    assert [recipe["aligned"]["name"], recipe["fine_tuned"][0]["name"]] == ["aligned", "tuned"]
+    assert str(tmp_path) not in Path("out/README.md").read_text() + Path("out/recipe.json").read_text()
+    assert main(["merge", "--recipe", "out", "--out", "again"]) == 0
+    Path("f.yml").write_text("{merge_method: slerp, base_model: aligned, models: [{model: lora}], parameters: {t: 0}}")
+    assert main(["merge", "--from-mergekit", "f.yml", "--out", "third"]) == 0
+    assert main(["evaluate", "--checkpoint", "lora", "--aligned", "aligned", "--suites", "../home/a.jsonl"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("lora  ")
+    assert main(["inspect", "aligned", "tuned", "--layers"]) == 0
+    assert main(["generate", "--aligned", "aligned", "--tuned", "tuned", "--prompt", "hi", "--tokens", "2"]) == 0
+
+
 def commands_that_start_runs(world, tmp_path):
     """Each command that starts a run, with what it needs here."""
     measured = ["--suites", ",".join(world["suites"])]
@@ -205,13 +223,30 @@ def test_ctrl_c_says_what_is_kept_and_what_goes_on_with_it(world, settings, caps
     told = last_line(*merge)  # the next one without --out is another run with another folder
     run = Studio(settings).runs()[0]
     begun = f"stopped; what is written so far is in {settings.models_root}/merge-{run.id}.tmp"
-    assert told == f"{begun}, and runs --restart {run.id} goes on with it"
+    assert told == f"{begun}, and the same command goes on with it"
     told = last_line("sweep", *arguments(world))
     assert told == f"stopped; finished points are kept, and runs --restart {run.id + 1} goes on with them"
     with worker_lock(settings) as held:  # by a worker that would go on with what is queued
         told = last_line("sweep", *arguments(world))
     assert held
     assert told == f"run {run.id + 2} goes on in the worker; runs --cancel {run.id + 2} stops it"
+
+
+def test_an_interrupted_merge_is_gone_on_with_by_the_same_command_and_by_no_other(world, settings, capsys, monkeypatch):
+    merge = ["merge", "--aligned", "aligned", "--tuned", "tuned", "--json"]
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.commands.merge.Studio", PressesCtrlC)
+        assert main(merge) == 1
+    begun = Studio(settings).runs()[0].id
+    assert main([*merge, "--lambda", "0.4"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == begun + 1
+    assert main(merge) == 0
+    printed = capsys.readouterr()
+    assert f"run {begun} was interrupted at the very same; this goes on with it\n" in printed.err
+    assert json.loads(printed.out)["folder"] == str(settings.models_root / f"merge-{begun}")
+    assert not list(settings.models_root.glob("*.tmp"))
+    assert main(merge) == 0  # and another one once that is done
+    assert json.loads(capsys.readouterr().out)["run"] == begun + 2
 
 
 def test_a_merge_along_arcs_says_how_many_tensors_went_straight(world, capsys, tmp_path):
@@ -283,6 +318,13 @@ def test_mistakes_in_the_words_of_a_command(world, capsys):
     assert "preset" in refused(capsys, "sweep", *arguments(world), "--preset", "quik")
     assert "task" in refused(capsys, "sweep", *arguments(world), "--task", "cooking")
     assert "seed" in refused(capsys, "sweep", *arguments(world), "--seed", "-1")
+
+
+def test_a_search_of_two_fine_tunes_is_refused_and_not_one_of_them_dropped(world, capsys):
+    pair = ["--aligned", "aligned", "--tuned", "tuned", "--tuned", "lora"]
+    assert refused(capsys, "search", *pair).startswith(
+        "error: tuned: a search turns one fine-tuned model, 2 were given"
+    )
 
 
 @pytest.mark.parametrize("lam", ["1.6", "-0.6", "nan", "much"])

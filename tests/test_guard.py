@@ -277,12 +277,20 @@ def test_factors_without_a_partner_or_of_unlike_rank(tmp_path: Path, check, alig
 
 
 def test_space_is_asked_for_with_both_numbers(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"out: this needs 2\.1 GB of disk, 1\.0 MB are free\. Free some space"):
+    with pytest.raises(UserError, match=r"out: this needs 2\.0 GB of disk and 67\.1 MB in reserve, 1\.0 MB are free"):
         check_space(tmp_path / "not" / "there", 2_000_000_000, free=1_000_000)
     with pytest.raises(UserError, match=r"memory: this needs 2\.0 GB of memory, 1\.0 GB are free\. Close other"):
         check_memory(2_000_000_000, free=1_000_000_000)
     check_space(tmp_path, 1)
     assert free_memory() > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has /proc")
+def test_a_place_that_takes_no_files_is_said_and_not_called_full() -> None:
+    with pytest.raises(
+        UserError, match=r"out: nothing can be written to /proc\. Choose a folder that you may write to"
+    ):
+        check_space(Path("/proc/x/y"), 1)
 
 
 def test_the_estimate_grows_with_the_model(settings, tmp_path: Path, aligned: Path) -> None:

@@ -57,7 +57,7 @@ def test_out_of_memory_or_disk_the_gap_is_named_before_anything_is_read(world, s
     assert re.match(r"memory: this needs [\d.]+ MB of memory, 52\.4 MB are free", refusal(settings, {}))
     monkeypatch.undo()
     monkeypatch.setattr(space, "free_disk", lambda path: 1000)
-    assert re.match(r"out: this needs .* of disk, 1000 bytes are free", refusal(settings, {}))
+    assert re.match(r"out: this needs .* of disk and .* in reserve, 1000 bytes are free", refusal(settings, {}))
 
 
 def test_a_dry_run_says_time_memory_and_disk_and_writes_nothing(world, settings, tmp_path: Path) -> None:

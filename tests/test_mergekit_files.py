@@ -53,7 +53,23 @@ def read(text: str, find: Find = lambda name: None, aligned: str = "") -> dict[s
 def test_a_method_between_weights_is_not_taken_for_one_between_changes(method: str) -> None:
     with pytest.raises(UserError, match=r"without base_model mergekit's .* goes between weights.*base_model, or use"):
         read(f"merge_method: {method}, {PAIR}", aligned="a")
+    with pytest.raises(UserError, match="without base_model"):  # and not sent for an aligned model first
+        read(f"merge_method: {method}, {PAIR}")
     assert read(f"merge_method: {method}, base_model: a, {PAIR}")["tuned"] == ["b", "c"]
+
+
+@pytest.mark.parametrize("slices", ["[{sources: %s}, {sources: %s}]", "[{sources: %s}]"])
+def test_a_stack_of_layers_is_refused_before_an_aligned_model_is_asked_for(slices: str) -> None:
+    layered = Checkpoint("b", Path(), "full", {"num_hidden_layers": 4}, {})
+    text = "merge_method: passthrough, slices: " + slices.replace("%s", "[{model: b, layer_range: [0, 2]}]")
+    with pytest.raises(UserError, match=r"^from-mergekit: .*`models`, or one slice of whole models"):
+        read(text, lambda name: layered)
+
+
+def test_the_aligned_model_is_known_by_any_of_its_names(known: Callable[..., Find]) -> None:
+    find = known()
+    given = read(f"merge_method: karcher, {PAIR}", lambda name: find(name.removeprefix("models/")), "models/b")
+    assert (given["aligned"], given["tuned"]) == ("b", ["c"])
 
 
 def test_karcher_averages_the_models_of_the_file_and_no_other() -> None:

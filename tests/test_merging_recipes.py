@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from backend.__main__ import main
 from backend.checkpoints.resolve import resolve
+from backend.commands import merge as merge_command
 from backend.errors import RunFailed, UserError
 from backend.inference.activations import gram_matrices
 from backend.inference.model import load
@@ -155,12 +157,32 @@ def test_a_recipe_is_refused_for_other_weights_and_other_files(world: Path, sett
     assert main(["merge", "--aligned", "aligned", "--tuned", "tuned", "--out", str(out)]) == 0
     sentence = refused("--recipe", str(out), "--tuned", "second")
     assert "tuned: second holds other weights than the recipe's tuned" in sentence
-    assert "Leave out the others" in refused("--recipe", str(out), "--lambda", "0.2")
     assert "cannot be read" in refused("--recipe", str(world / "none.json"))
     strange = json.dumps(json.loads((out / "recipe.json").read_text()) | {"device": "tpu"})
     for text, said in (("{", "no JSON"), ("[]", "no recipe"), ("{}", "has no method"), (strange, "no device we know")):
         (world / "bad.json").write_text(text)
         assert said in refused("--recipe", str(world / "bad.json"))
+
+
+def test_what_a_file_says_is_not_said_beside_it(world: Path, capsys) -> None:
+    def refused(*command: str) -> str:
+        assert main(["merge", *command, "--out", str(world / "out")]) == 2
+        return capsys.readouterr().err.strip()
+
+    recipe = "error: recipe: the file says that itself. Leave out"
+    for option, value in (("--lambda", "0.2"), ("--set", "lam=1"), ("--method", "ties"), ("--donor", "fine_tuned")):
+        assert refused("--recipe", "r.json", option, value) == f"{recipe} {option}."
+    assert refused("--recipe", "r.json", "--from-mergekit", "f.yml", "--seed", "0") == (
+        f"{recipe} --from-mergekit and --seed."
+    )
+    mergekit = "error: from-mergekit: the file says that itself. Leave out"
+    for option in ("--tuned", "--raw", "--calibration", "--donor", "--lambda"):
+        assert refused("--from-mergekit", "f.yml", option, "1") == f"{mergekit} {option}."
+    (world / "f.yml").write_text("{merge_method: ties, base_model: aligned, models: [{model: tuned}]}")
+    other = refused("--from-mergekit", str(world / "f.yml"), "--aligned", "raw")
+    assert other.startswith("error: aligned: the configuration has base_model aligned, and raw was given.")
+    same = str(world / "home" / "models" / "aligned")
+    assert main(["merge", "--from-mergekit", str(world / "f.yml"), "--aligned", same, "--dry-run"]) == 0
 
 
 def test_a_recipe_of_folders_that_lie_elsewhere_now_says_which_option_names_them(world: Path, settings, capsys) -> None:
@@ -221,6 +243,25 @@ dtype: bfloat16
     assert (recipe["parameters"]["density"], recipe["parameters"]["lam"]) == (0.4, 0.8)
     assert main(["merge", "--from-mergekit", str(config), "--to-mergekit", str(written)]) == 0
     assert "lambda: 0.8" in written.read_text()
+
+
+def test_a_mergekit_file_is_written_where_there_is_none_or_not_at_all(world: Path, capsys) -> None:
+    written = world / "written.yml"
+    command = ["merge", "--aligned", "aligned", "--tuned", "tuned", "--to-mergekit"]
+    assert main([*command, str(written), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"mergekit": str(written)}
+    before = written.read_text()
+
+    def refused(*more: str) -> str:
+        assert main([*command, *more]) == 2
+        return capsys.readouterr().err.strip()
+
+    sentence = f"error: to-mergekit: {written} exists. Name a new file, or move this one away."
+    assert refused(str(written), "--lambda", "0.9") == sentence
+    assert written.read_text() == before
+    missing = f"error: to-mergekit: {world / 'missing'} is no folder that can be written to."
+    assert refused(str(world / "missing" / "x.yml"), "--method", "no such method").startswith(missing)
+    assert refused(str(world / "x.yml"), "--out", str(world / "out")).endswith("merges nothing. Leave out --out.")
 
 
 @pytest.mark.parametrize(
@@ -406,14 +447,41 @@ def test_the_fine_tuned_models_tokenizer_and_an_adapters_base_are_written_for_me
     written = world / "written.yml"
     command = ["merge", "--aligned", "aligned", "--to-mergekit", str(written), "--tuned"]
     assert main([*command, "tuned", "--donor", "fine_tuned"]) == 0
-    assert "tokenizer_source: tuned" in written.read_text()
-    assert from_mergekit(written.read_text(), "aligned")["donor"] == "fine_tuned"
+    models = world / "home" / "models"
+    assert f"tokenizer_source: {models}/tuned" in written.read_text()
+    assert from_mergekit(written.read_text())["donor"] == "fine_tuned"
+    written.unlink()
     assert main([*command, "lora"]) == 0
-    assert "- model: aligned+lora" in written.read_text()
+    assert f"- model: {models}/aligned+{models}/lora" in written.read_text()
     assert "tokenizer_source" not in written.read_text()
+    written.unlink()
     capsys.readouterr()
     assert main([*command, "lora", "--donor", "fine_tuned"]) == 2
     assert "mergekit takes an adapter's tokenizer from the model under it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("aligned", "tuned"), [("demo/aligned", "demo/tool-mixed-sft"), ("aligned", "lora")])
+def test_a_mergekit_file_names_folders_that_are_there_and_is_read_as_the_same_request(
+    aligned: str, tuned: str, world: Path, settings, capsys
+) -> None:
+    written, pair = world / "written.yml", ["--aligned", aligned, "--tuned", tuned]
+    assert main(["merge", *pair, "--method", "ties", "--lambda", "0.5", "--to-mergekit", str(written)]) == 0
+    table = yaml.safe_load(written.read_text())
+    for name in (table["base_model"], *table["models"][0]["model"].split("+")):
+        assert resolve(name, settings).folder == Path(name)
+    hashes = []
+    for command in (["--method", "ties", "--lambda", "0.5", *pair], ["--from-mergekit", str(written)]):
+        capsys.readouterr()
+        assert main(["merge", *command, "--dry-run", "--json"]) == 0
+        hashes.append(json.loads(capsys.readouterr().out)["recipe_hash"])
+    assert hashes[0] == hashes[1]
+
+
+def test_a_hub_id_keeps_its_commit_in_a_mergekit_file_and_a_path_it_would_cut_is_refused(tmp_path: Path) -> None:
+    hub = Checkpoint("owner/name@main", tmp_path, "full", {}, {}, revision="1f2e")
+    assert merge_command._place(hub) == "owner/name@1f2e"
+    with pytest.raises(UserError, match=r"mergekit takes \+ and @ in .*a\+b for an adapter"):
+        merge_command._place(replace(hub, folder=tmp_path / "a+b", revision=""))
 
 
 def test_a_seed_and_a_curve_over_the_layers_are_not_lost_on_the_way_to_mergekit() -> None:

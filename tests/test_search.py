@@ -1,6 +1,7 @@
 """The search: what it proposes, how fronts are compared, and a whole run that is stopped and goes on."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -188,6 +189,17 @@ def test_a_search_runs_stops_goes_on_and_reports_on_held_out_prompts(studio, wor
     assert document["known"] >= 6 + 3
     assert document["trials"] == 4
     assert document["hypervolume"]["reference"] == [0, 0]
+
+    # What is found is written by the words that are printed.
+    assert main([*command, "--suites", ",".join(world["suites"])]) == 0
+    printed = capsys.readouterr().out
+    assert "to write one of the front: merge --aligned aligned --tuned lora, and\n" in printed
+    lines = re.findall(r"^(?:layerwise|linear) .*?(--method .*)$", printed, re.MULTILINE)
+    assert len(lines) == len(document["front"])
+    for one, line in zip(document["front"], lines, strict=True):
+        merge = ["merge", "--aligned", "aligned", "--tuned", "lora", *line.split(), "--dry-run"]
+        assert main(merge) == 0
+        assert knobs_of(one["coefficients"]) == one["parameters"]
 
 
 def forget(database, run, indices):

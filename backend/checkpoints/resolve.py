@@ -49,7 +49,7 @@ def resolve(
     except (OSError, RuntimeError):  # a name too long for any file system, or `~` of somebody unknown
         raise UserError(field, got=name[:200], allowed=ALLOWED, remedy="Check the name.") from None
     if folder is not None:
-        return read_folder(name, folder, roots=(settings.models_root,), field=field)
+        return read_folder(_lasting(name, folder, settings), folder, roots=(settings.models_root,), field=field)
     hub = HUB_ID.fullmatch(name)
     if hub is None:
         known = sorted(f"demo/{demo}" for demo in demo_names(settings)) + local_names(settings)
@@ -61,12 +61,37 @@ def resolve(
     return download(name, hub["repository"], hub["revision"], field=field, endpoint=endpoint, cache=cache)
 
 
+def lasting_name(name: str, settings: Settings) -> str:
+    """The name by which `resolve` finds the same checkpoint from any directory, as processes of other ones need it.
+
+    A public page takes no paths; what it is given stays as it is, so that its refusal tells nothing of the disk.
+    """
+    name = name.strip()
+    if not name or name.startswith(DEMO) or settings.public or not is_folder_here(name, settings):
+        return name
+    return _lasting(name, _local_folder(name, settings), settings)
+
+
+def short_name(path: str, settings: Settings) -> str:
+    """The studio's own name of a folder given by its path; `path` where it has none, or is none."""
+    folder = Path(path)
+    if folder.parent == settings.demo / "models" and folder.name in demo_names(settings):
+        return DEMO + folder.name
+    is_known = folder.parent == settings.models_root and _local_folder(folder.name, settings) == folder
+    return folder.name if is_known else path
+
+
 def is_folder_here(name: str, settings: Settings) -> bool:
     """Whether `resolve` takes `name` for a folder of this disk; nothing is read of it."""
     try:
         return _local_folder(name, settings) is not None
     except (OSError, RuntimeError):
         return False
+
+
+def _lasting(name: str, folder: Path | None, settings: Settings) -> str:
+    """A folder under the models root keeps its short name."""
+    return name if folder in (None, settings.models_root / name) else str(folder)
 
 
 def demo_names(settings: Settings) -> list[str]:

@@ -17,11 +17,26 @@ def check_space(folder: Path, need: int, *, free: int | None = None, field: str 
     Args:
         need: bytes.
         free: bytes free, default what the system says of `folder` or its nearest existing parent.
+
+    >>> check_space(Path("out"), 6_000_000, free=50_000_000)
+    Traceback (most recent call last):
+    backend.errors.UserError: out: this needs 6.0 MB of disk and 67.1 MB in reserve, 50.0 MB are free. Free some \
+space, or choose a folder on another disk.
     """
-    free = free_disk(folder) if free is None else free
+    if free is None:
+        _check_writable(nearest(folder), field)
+        free = free_disk(folder)
     if need + RESERVE > free:
-        problem = f"this needs {size_words(need + RESERVE)} of disk, {size_words(free)} are free"
+        wanted = f"{size_words(max(0, need))} of disk and {size_words(RESERVE)} in reserve"
+        problem = f"this needs {wanted}, {size_words(free)} are free"
         raise UserError(field, problem=problem, remedy="Free some space, or choose a folder on another disk.")
+
+
+def _check_writable(place: Path, field: str) -> None:
+    """Refuse what is no disk (as /proc) or takes no files; only a full disk asks for space."""
+    if shutil.disk_usage(place).total == 0 or not os.access(place, os.W_OK):
+        problem = f"nothing can be written to {place}"
+        raise UserError(field, problem=problem, remedy="Choose a folder that you may write to.")
 
 
 def check_memory(need: int, *, free: int | None = None, field: str = "memory") -> None:
@@ -34,10 +49,15 @@ def check_memory(need: int, *, free: int | None = None, field: str = "memory") -
 
 def free_disk(folder: Path) -> int:
     """Bytes free where `folder` is or will be."""
+    return shutil.disk_usage(nearest(folder)).free
+
+
+def nearest(folder: Path) -> Path:
+    """`folder`, or the nearest folder above it that is there."""
     place = folder.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
-    return shutil.disk_usage(place).free
+    return place
 
 
 def free_memory() -> int:

@@ -59,6 +59,16 @@ def settings_of(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def set_words(parameters: Mapping[str, Any]) -> str:
+    """Parameters as the options that set them.
+
+    >>> set_words({"lam": 0.5, "curve": [0.2, 1.0]})
+    '--set lam=0.5 --set curve=0.2,1.0'
+    """
+    texts = {name: ",".join(map(str, one)) if isinstance(one, list) else one for name, one in parameters.items()}
+    return " ".join(f"--set {name}={text}" for name, text in texts.items())
+
+
 def measuring_of(options: argparse.Namespace) -> dict[str, Any]:
     """What the options of `add_measuring` say."""
     return {name: getattr(options, name) for name in ("task", "preset", "seed", "suites")}
@@ -88,11 +98,22 @@ def see_through(
     """
     given = {key: value for key, value in request.items() if value is not None}
     plan = studio.plan(kind, given)
+    begun = _begun(studio, plan)
+    lines = plan_lines(plan)
+    if begun:
+        lines.append(f"run {begun} was interrupted at the very same; this goes on with it")
     if options.dry_run:
-        return print_json(plan_json(plan)) if options.json else print_line("\n".join(plan_lines(plan)))
-    for line in plan_lines(plan):
+        return print_json(plan_json(plan)) if options.json else print_line("\n".join(lines))
+    for line in lines:
         print(line, file=sys.stderr)
-    return tell(finish(studio, studio.submit(kind, given, owner="cli")))
+    return tell(finish(studio, studio.restart(begun) if begun else studio.submit(kind, given, owner="cli")))
+
+
+def _begun(studio: Studio, plan: Plan) -> int | None:
+    """The interrupted merge of this recipe to this place: what it has written is nobody's but this one's."""
+    same = (run for run in studio.runs() if run.kind == plan.kind == "merge" and run.recipe_hash == plan.recipe_hash)
+    interrupted = (run for run in same if run.status is RunStatus.INTERRUPTED and run.spec["out"] == plan.spec["out"])
+    return next((run.id for run in interrupted), None)
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -145,8 +166,7 @@ def _stopped(studio: Studio, run: Run) -> str:
     if run.kind != "merge":
         return f"stopped; finished points are kept, and {again} them"
     begun = merged_folder(studio.settings, run.id, run.spec)
-    same = "the same command goes on with it" if run.spec["out"] else f"{again} it"
-    return f"stopped; what is written so far is in {begun}.tmp, and {same}"
+    return f"stopped; what is written so far is in {begun}.tmp, and the same command goes on with it"
 
 
 def _progress() -> Callable[[Run], None]:

@@ -44,7 +44,7 @@ def measuring(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "task": task,
         "preset": find_preset(text_of(request, "preset", "quick")).name,
-        "suites": names,
+        "suites": [_lasting(settings, name) for name in names],
         "seed": seed_of(request),
     }
 
@@ -119,6 +119,12 @@ def find_suite(settings: Settings, name: str) -> Suite:
             raise UserError("suites", got=name[:200], allowed="a .jsonl file", remedy="Check the path.") from None
         return load_suite(path, axis="safety")
     raise unknown_name("suite", name, suite_names(settings))
+
+
+def _lasting(settings: Settings, name: str) -> str:
+    """The name that means the same suite from any directory; a public page takes no paths, and tells none."""
+    is_suite = name in suite_names(settings) or not (name.endswith(".jsonl") or "/" in name)
+    return name if is_suite or settings.public or name.startswith("~") else str(Path(name).absolute())
 
 
 def _files(settings: Settings) -> list[Path]:

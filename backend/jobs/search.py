@@ -217,7 +217,8 @@ def _marks(answered: Sequence[Sequence[Outcome]]) -> list[Marks]:
 
 
 def _described(point: Point) -> dict[str, Any]:
-    return {"method": point.method, "coefficients": point.coefficients, "held_out": _both(point)}
+    turned = {"coefficients": point.coefficients, "parameters": knobs_of(point.coefficients)}
+    return {"method": point.method, **turned, "held_out": _both(point)}
 
 
 def _both(point: Point) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backend.errors import UserError
@@ -43,18 +43,24 @@ def _check_keys(what: str, table: Mapping[str, Any], allowed: Sequence[str]) -> 
             raise UserError(FIELD, problem=f"{what} has `{str(key)[:40]}`", allowed=", ".join(allowed))
 
 
-def sliced_models(table: Mapping[str, Any], base: str, layers: int | None) -> list[tuple[str, dict[str, Any]]]:
-    """The models of one slice that takes all their layers; another is a stack of parts, which no merge here makes."""
+def sliced_models(table: Mapping[str, Any], layers_of: Callable[[str], int | None]) -> list[tuple[str, dict[str, Any]]]:
+    """The models of one slice that takes all their layers; another is a stack of parts, which no merge here makes.
+
+    Args:
+        layers_of: how many layers a model has, None where that is not known.
+    """
     slices, allowed = table["slices"], "`models`, or one slice of whole models"
     if not isinstance(slices, list) or len(slices) != 1 or not isinstance(slices[0], dict) or "models" in table:
         raise UserError(FIELD, problem="it puts layers of different models together", allowed=allowed)
     _check_keys("a slice", slices[0], ("sources",))
     entries = slices[0].get("sources")
-    for one in entries if isinstance(entries, list) else ():
-        if isinstance(one, dict) and (layers is None or one.get("layer_range") != [0, layers]):
-            problem = f"its slice takes the layers {one.get('layer_range')!r} of {base} with {layers or 'unknown'}"
+    found = _named(entries, ("model", "layer_range", "parameters"))
+    for (name, _), one in zip(found, entries or (), strict=True):
+        layers = layers_of(name.split("+")[0])
+        if layers is None or one.get("layer_range") != [0, layers]:
+            problem = f"its slice takes the layers {one.get('layer_range')!r} of {name} with {layers or 'unknown'}"
             raise UserError(FIELD, problem=problem[:200], allowed=allowed, remedy="List the models without layers.")
-    return _named(entries, ("model", "layer_range", "parameters"))
+    return found
 
 
 def whole_models(table: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

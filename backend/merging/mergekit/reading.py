@@ -48,21 +48,17 @@ def from_mergekit(
     if method not in SHARED:
         raise unknown_name(f"{FIELD} merge_method", method[:40], SHARED)
     named = str(table.get("base_model") or "")
-    base = named or aligned
-    if not base:
-        remedy = "Say which model is the aligned one with --aligned."
-        raise UserError("aligned", problem="the configuration has no base_model", remedy=remedy)
     sliced = table.get("slices") is not None
-    if sliced:
-        start = find(base)
-        entries = sliced_models(table, base, layer_count(start.config) if start else None)
-    else:
-        entries = whole_models(table)
+    entries = sliced_models(table, lambda name: _layers(find(name))) if sliced else whole_models(table)
     common = dict(table.get("parameters") or {})
     for settings in (common, *(settings for _, settings in entries)):
         check_known(method, settings)
     listed = [name for name, _ in entries]
-    _check_base(method, named, base, listed, sliced=sliced)
+    base = _base(method, named, aligned, listed, find)
+    if method == "karcher" and base not in listed and (sliced or not named):
+        problem = "its karcher averages the models that it lists, here the aligned model is always one of them"
+        remedy = "Name one of the listed models with --aligned, or list the aligned model too."
+        raise UserError(FIELD, problem=problem, remedy=remedy)
     if method == "linear" and named and base not in listed and not sliced and "weight" in common:
         entries.append((base, {}))  # mergekit merges a base that is not listed, with the weight of the whole file
     own = [(name, _over(common, settings)) for name, settings in entries]
@@ -89,18 +85,31 @@ def from_mergekit(
     return request | ({"donor": donor} if donor == "fine_tuned" else {})
 
 
-def _check_base(method: str, named: str, base: str, listed: Sequence[str], *, sliced: bool) -> None:
-    """Refuse what is another merge once the aligned model takes part in it."""
+def _base(method: str, named: str, aligned: str, listed: Sequence[str], find: Find) -> str:
+    """The aligned model as the file names it; refused where none is said, or two, or any makes another merge of it."""
     if method in FROM_BASE and not named:
         problem = f"without base_model mergekit's {method} goes between weights, here it goes between what fine-tuning "
         remedy = (
             "Name the model that they were fine-tuned from as base_model, or use slerp from one model to the other."
         )
         raise UserError(FIELD, problem=f"{problem}changed", remedy=remedy)
-    if method == "karcher" and base not in listed and (sliced or not named):
-        problem = "its karcher averages the models that it lists, here the aligned model is always one of them"
-        remedy = "Name one of the listed models with --aligned, or list the aligned model too."
-        raise UserError(FIELD, problem=problem, remedy=remedy)
+    if not named and not aligned:
+        remedy = "Say which model is the aligned one with --aligned."
+        raise UserError("aligned", problem="the configuration has no base_model", remedy=remedy)
+    if named and aligned and not _same(named, aligned, find):
+        problem = f"the configuration has base_model {named[:80]}, and {aligned[:80]} was given"
+        raise UserError("aligned", problem=problem, remedy="Leave it out, or change base_model.")
+    if named or aligned in listed:
+        return named or aligned
+    return next((name for name in listed if "+" not in name and _same(name, aligned, find)), aligned)
+
+
+def _same(one: str, other: str, find: Find) -> bool:
+    """Whether two names are of one model, as far as is known."""
+    if one == other:
+        return True
+    first, second = find(one), find(other)
+    return first is not None and second is not None and first.folder == second.folder
 
 
 def _over(common: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,6 +128,10 @@ def _check_depth(parameters: Mapping[str, Any], names: Sequence[str]) -> None:
     if any(len(curve) > 1 for curve in curves) and stacks_of(names) > 1:
         problem = "mergekit draws a curve over each of the two stacks of layers of this model"
         raise UserError(FIELD, problem=problem, allowed="one number for each model, or filters by name")
+
+
+def _layers(checkpoint: Checkpoint | None) -> int | None:
+    return None if checkpoint is None else layer_count(checkpoint.config)
 
 
 def _tensors(checkpoint: Checkpoint | None) -> list[str]:
