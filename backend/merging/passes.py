@@ -31,11 +31,10 @@ def write_line(start: Tensor, goal: Tensor, share: float, target: Tensor, crew: 
     >>> target
     tensor([1.5000, 2.0000])
     """
-    if start.dtype == target.dtype:
+    loops = _loops_for(start, target, start.dtype) if lerp_is_fused() else None
+    if loops is None and start.dtype == target.dtype:
         torch.lerp(start, goal, share, out=target)
         return
-
-    loops = _loops_for(start, target, start.dtype) if lerp_is_fused() else None
 
     def write(block: tuple[Tensor, ...]) -> None:
         here, there, place = block
