@@ -86,8 +86,11 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--into", default="bf16", choices=DTYPES, help="the number format of the loaded model")
+    parser.add_argument("--without-numba", action="store_true", help="as on a machine that lacks it")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there")
     options = parser.parse_args()
+    if options.without_numba:
+        sys.modules["numba"] = None  # type: ignore[assignment]  # importing it is then an ImportError
     table = measure(options.parameters, options.rounds, options.methods.split(","), options.device, options.into)
     if options.json:
         Path(options.json).write_text(json.dumps(table, indent=1))
