@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from backend.checkpoints.folder import read_folder
 from backend.checkpoints.reader import open_source
 from backend.merging.engine import merge_to_folder
-from backend.merging.inputs import check_request
+from backend.merging.request import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from backend.types import Checkpoint

@@ -25,7 +25,7 @@ calm_threads()
 
 import torch
 
-from backend.merging.inputs import check_request
+from backend.merging.request import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from benchmarks.clock import timed

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from backend.checkpoints.folder import read_folder
 from backend.merging.engine import merge_to_folder
-from backend.merging.inputs import check_request
+from backend.merging.request import check_request
 from backend.registry import Plugin, methods
 from backend.types import Checkpoint
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from backend.errors import UserError
-from backend.merging.inputs import check_request
 from backend.merging.mergekit import from_mergekit, to_mergekit
+from backend.merging.request import check_request
 from backend.registry import methods
 from backend.types import Checkpoint, TensorInfo
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from backend.checkpoints.folder import read_folder
 from backend.checkpoints.tokenizer import chat_template, vocabulary
 from backend.merging.engine import merge_to_folder
-from backend.merging.inputs import check_request
 from backend.merging.mergekit import from_mergekit, to_mergekit
+from backend.merging.request import check_request
 from backend.registry import methods
 from backend.types import Checkpoint
 from tests import tiny

@@ -22,8 +22,8 @@ from backend.jobs.calibration import read_chats
 from backend.jobs.planning import make_plan
 from backend.merging.compensate import accept_within, cost_factor
 from backend.merging.engine import merge_to_folder, merged_tensors, open_models
-from backend.merging.inputs import check_request
 from backend.merging.project import leading_directions, onto_alignment
+from backend.merging.request import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from tests import tiny

@@ -15,9 +15,10 @@ from backend.checkpoints.folder import read_folder
 from backend.checkpoints.reader import open_source
 from backend.errors import UserError
 from backend.merging.arithmetic import merge_one
-from backend.merging.inputs import Bundle, check_request
+from backend.merging.inputs import Bundle
 from backend.merging.mergekit import from_mergekit, to_mergekit
 from backend.merging.place import Place
+from backend.merging.request import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from backend.types import Checkpoint, TensorInfo

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.merging.engine import merge_one
-from backend.merging.inputs import Bundle, check_request
+from backend.merging.inputs import Bundle
 from backend.merging.place import Place
+from backend.merging.request import check_request
 from backend.registry import methods
 
 Array = NDArray[numpy.float64]

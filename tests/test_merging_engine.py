@@ -27,7 +27,8 @@ from backend.checkpoints.writer import FolderWriter, Slot
 from backend.errors import Cancelled, RunFailed, UserError
 from backend.inference.model import load as load_responder
 from backend.merging.engine import merge_to_folder, merged_tensors
-from backend.merging.inputs import Models, check_request
+from backend.merging.inputs import Models
+from backend.merging.request import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from backend.types import Checkpoint

@@ -18,7 +18,7 @@ from backend.checkpoints.resolve import resolve
 from backend.inference.activations import gram_matrices
 from backend.inference.model import load
 from backend.merging.engine import merge_to_folder, open_models
-from backend.merging.inputs import check_request
+from backend.merging.request import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import methods
 from backend.types import Message

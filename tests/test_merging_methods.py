@@ -17,9 +17,10 @@ from backend.jobs.grids import default_grid, parse_grid
 from backend.merging.arithmetic import merge_whole
 from backend.merging.blocks import Whole
 from backend.merging.engine import merge_one, step_of
-from backend.merging.inputs import Bundle, check_request
+from backend.merging.inputs import Bundle
 from backend.merging.ops import Effect, Walk, round_once
 from backend.merging.place import Place, layer_count
+from backend.merging.request import check_request
 from backend.merging.sparse import keep_band, keep_top
 from backend.merging.sphere import norm
 from backend.registry import Plugin, methods

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from backend.merging.engine import merge_one
-from backend.merging.inputs import Bundle, check_request
+from backend.merging.inputs import Bundle
 from backend.merging.place import BITS, Place
+from backend.merging.request import check_request
 from backend.registry import methods
 
 needs_mergekit = pytest.mark.skipif(importlib.util.find_spec("mergekit") is None, reason="mergekit is not installed")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backend.checkpoints.folder import read_folder
 from backend.merging.engine import merge_to_folder, merged_tensors, open_models
-from backend.merging.inputs import check_request
+from backend.merging.request import check_request
 from backend.registry import Plugin, methods
 from backend.types import Checkpoint
 from tests import tiny

@@ -16,8 +16,9 @@ from backend.checkpoints.folder import read_folder
 from backend.errors import UserError
 from backend.inference.activations import gram_matrices
 from backend.merging.engine import merge_one, merge_to_folder, open_models
-from backend.merging.inputs import Bundle, check_request
+from backend.merging.inputs import Bundle
 from backend.merging.place import Place
+from backend.merging.request import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import Plugin, methods
 from backend.types import Checkpoint

@@ -31,8 +31,9 @@ from backend.merging.arithmetic import merge_block, merge_whole, rewrite, walked
 from backend.merging.blocks import over_blocks, spans
 from backend.merging.crew import Crew
 from backend.merging.engine import merge_to_folder
-from backend.merging.inputs import Bundle, check_request
+from backend.merging.inputs import Bundle
 from backend.merging.place import Place
+from backend.merging.request import check_request
 from backend.merging.resident import ResidentPair
 from backend.registry import Plugin, methods
 from backend.types import Checkpoint

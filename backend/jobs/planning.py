@@ -36,7 +36,7 @@ from backend.jobs.named_suites import (
     search_suites,
 )
 from backend.jobs.sources import Sources, find_sources, fingerprint, pinned, seed_of, table_of, text_of
-from backend.merging.inputs import check_request
+from backend.merging.request import check_request
 from backend.params import Parameter, check_parameters
 from backend.registry import EXTRA_INPUTS, Plugin, methods
 from backend.settings import Settings, refuse_in_public

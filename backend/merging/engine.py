@@ -27,8 +27,9 @@ from backend.checkpoints.writer import FolderWriter, Slot, leftover, shards_like
 from backend.errors import Cancelled, RunFailed, UserError
 from backend.lazy import torch
 from backend.merging.arithmetic import Step, merge_one, merge_whole, step_of
-from backend.merging.inputs import Bundle, Models, check_request
+from backend.merging.inputs import Bundle, Models
 from backend.merging.ops import Effect
+from backend.merging.request import check_request
 from backend.merging.stream import Stream
 from backend.merging.survey import survey
 from backend.registry import Plugin
