@@ -1,4 +1,4 @@
-"""Torch and transformers, imported when a function first uses them.
+"""Torch, transformers and NumPy, imported when a function first uses them.
 
 Plug-in modules are read by the page for their signatures, and the page must open fast and never hold device memory.
 So modules that only *compute* with torch take it from here: importing them imports nothing. transformers takes a second
@@ -32,9 +32,10 @@ def lazy_module(name: str) -> ModuleType:
 
 
 if TYPE_CHECKING:
+    import numpy
     import torch
     import transformers
 else:
-    torch, transformers = lazy_module("torch"), lazy_module("transformers")
+    numpy, torch, transformers = map(lazy_module, ("numpy", "torch", "transformers"))
 
-__all__ = ["lazy_module", "torch", "transformers"]
+__all__ = ["lazy_module", "numpy", "torch", "transformers"]

@@ -89,6 +89,12 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def expected_threads() -> int:
+    """The threads that torch will compute with when this process loads it."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else available_cores()
+
+
 def calm_threads() -> None:
     """Let this process's idle threads soon sleep instead of spin; call it before torch is imported.
 

@@ -38,7 +38,7 @@ from backend.checkpoints.resolve import resolve
 from backend.evaluation.suites import load_suite, messages_of
 from backend.inference.decode import Statistics
 from backend.inference.model import Responder, load, pick_device
-from backend.jobs.actions import load_pair
+from backend.jobs.sweep import load_pair
 from backend.registry import methods, tasks
 
 Answers = list[list[tuple[int, ...]]]

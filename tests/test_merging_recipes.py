@@ -19,8 +19,8 @@ from backend.commands import merge as merge_command
 from backend.errors import RunFailed, UserError
 from backend.inference.activations import gram_matrices
 from backend.inference.model import load
-from backend.jobs.actions import merge_device
 from backend.jobs.calibration import read_chats
+from backend.jobs.merge import merge_device
 from backend.jobs.planning import make_plan
 from backend.jobs.replay import check_result
 from backend.merging.engine import merge_to_folder, open_models

@@ -16,9 +16,9 @@ from backend.api import Studio
 from backend.checkpoints.resolve import resolve
 from backend.checkpoints.vocabularies import Rows, shared_rows
 from backend.errors import UserError
-from backend.jobs.actions import load_sources
 from backend.jobs.planning import make_plan
 from backend.jobs.sources import find_sources
+from backend.jobs.sweep import load_sources
 from backend.merging.engine import merge_to_folder, open_models
 from backend.registry import methods
 from tests import tiny

@@ -9,6 +9,7 @@ from backend.checkpoints.reader import Source
 from backend.checkpoints.tying import find_ends
 from backend.checkpoints.vocabularies import Rows
 from backend.lazy import torch
+from backend.types import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,9 @@ class Fitted:
         kept = self._source.read_block(name, begin, cut)
         tail = self._donor.read_block(name, cut, end).to(self._aligned.dtype(name))
         return torch.cat([kept, tail.to(kept.dtype)])
+
+    def lies(self, name: str) -> TensorInfo | None:
+        return None if name in self._ends else self._source.lies(name)
 
     def prefetch(self, name: str) -> None:
         self._source.prefetch(name)

@@ -1,4 +1,4 @@
-"""Tensors out of a checkpoint, whole or in blocks, by plain reads. The torch side of `checkpoints`.
+"""Tensors out of a checkpoint, whole or in blocks, by plain reads. The side of `checkpoints` that knows their numbers.
 
 A `Source` is what a merge sees: names, shapes and `read`. A full checkpoint is one, and so is an adapter on its aligned
 model; the merge does not know which.
@@ -9,16 +9,20 @@ from __future__ import annotations
 import math
 import os
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backend.checkpoints.adapter import Update, head_follows, updates_of
+from backend.checkpoints.headers import FLOATS
 from backend.checkpoints.tying import find_ends
 from backend.errors import RunFailed, UserError
+from backend.lazy import numpy as np
 from backend.lazy import torch
 from backend.types import Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    Array = np.ndarray[Any, Any]
 
 
 WIDEST = 8  # bytes of the widest dtype
@@ -45,6 +49,9 @@ class Source(Protocol):
         Args:
             scratch: memory to read into, so that none is asked of the system again and again; large enough.
         """
+
+    def lies(self, name: str) -> TensorInfo | None:
+        """Where these very numbers lie in a file; None where they are computed."""
 
     def prefetch(self, name: str) -> None:
         """Tell the system that the tensor is read next."""
@@ -83,6 +90,24 @@ def torch_dtype(stored: str) -> torch.dtype:
     return names[stored]
 
 
+def array_dtype(stored: str) -> np.dtype[Any]:
+    """The NumPy dtype of a safetensors dtype name; of bf16, which NumPy lacks, that of its bits.
+
+    >>> array_dtype("BF16"), array_dtype("F32")
+    (dtype('uint16'), dtype('float32'))
+    """
+    width = {"BOOL": "?", "BF16": "u2"}.get(stored) or f"{stored[0].lower()}{int(stored[1:]) // 8}"
+    return np.dtype(width)
+
+
+def read_array(info: TensorInfo, begin: int, end: int, scratch: bytearray | None = None) -> Array:
+    """Elements `begin` to `end` of the tensor that lies there, laid flat; `scratch` as `Source.read_block` takes it."""
+    dtype, count = array_dtype(info.dtype), end - begin
+    array = np.empty(count, dtype) if scratch is None else np.frombuffer(scratch, dtype, count)
+    _fill(array.view(np.uint8).data, info, info.begin + begin * dtype.itemsize)
+    return array
+
+
 class Reader:
     """The tensors of a full checkpoint; a head that no file holds is read from the embedding it is tied to."""
 
@@ -107,6 +132,9 @@ class Reader:
     def read_block(self, name: str, begin: int, end: int, scratch: bytearray | None = None) -> Tensor:
         return _read(self._info(name), begin, end, scratch)
 
+    def lies(self, name: str) -> TensorInfo | None:
+        return self._info(name)
+
     def prefetch(self, name: str) -> None:
         info = self._info(name)
         if hasattr(os, "posix_fadvise"):
@@ -121,7 +149,7 @@ class Reader:
 
     def changed_names(self) -> frozenset[str]:
         names = [*self._tensors, *([self._ends.head] if self._ends else [])]
-        return frozenset(name for name in names if self.dtype(name).is_floating_point)
+        return frozenset(name for name in names if self._info(name).dtype in FLOATS)
 
     def _info(self, name: str) -> TensorInfo:
         if self._ends and name == self._ends.head:
@@ -182,6 +210,9 @@ class AdapterSource:
         else:
             start = self._aligned.read_block(name, begin, end, scratch).float()
         return start.add_(self._delta(update, begin, end)) if update.a else start
+
+    def lies(self, name: str) -> TensorInfo | None:
+        return None if name in self._updates else self._aligned.lies(name)
 
     def prefetch(self, name: str) -> None:
         self._aligned.prefetch(name)

@@ -27,11 +27,14 @@ from backend.checkpoints.folder import INDEX, WEIGHTS
 from backend.checkpoints.headers import ITEM_BYTES
 from backend.checkpoints.journal import JOURNAL, Journal
 from backend.errors import Interrupted, RunFailed, UserError
+from backend.lazy import numpy as np
 from backend.lazy import torch
 from backend.types import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from backend.checkpoints.reader import Array
 
 
 SECONDS_BETWEEN_SAVES = 0.5
@@ -126,13 +129,17 @@ class FolderWriter:
         self.put(name, 0, tensor)
         self.finish(name, note)
 
-    def put(self, name: str, begin: int, tensor: Tensor) -> None:
+    def put(self, name: str, begin: int, numbers: Tensor | Array) -> None:
         """Elements of tensor `name` from flat index `begin` on; from any thread, in any order."""
         number, offset = self._places[name]
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        if flat.numel():
-            data = memoryview(flat.view(torch.uint8).numpy().data)
-            self._put(self._files[number], data, offset + begin * tensor.element_size())
+        if not isinstance(numbers, np.ndarray):
+            flat = numbers.detach().to("cpu").contiguous().reshape(-1)
+            numbers = (flat.view(torch.uint8) if flat.numel() else flat).numpy()
+            begin *= flat.element_size()
+        else:
+            begin *= numbers.itemsize
+        if numbers.size:
+            self._put(self._files[number], numbers.view(np.uint8).data, offset + begin)
 
     def finish(self, name: str, note: Sequence[float] = ()) -> None:
         """Every element of `name`, the next in order, was put; `note` is kept in the journal with it."""

@@ -1,4 +1,4 @@
-"""What a run does: sweep, evaluate, merge, tune. The only place that knows merging, inference and evaluation.
+"""What a run may ask of the job it is done in, and where each kind of run is done: one module for each, read only then.
 
 An action gets a checked spec and a `Context`: it reports progress, is told to stop, and hands over finished points.
 Points that an earlier, interrupted attempt stored are not computed again.
@@ -6,36 +6,23 @@ Points that an earlier, interrupted attempt stored are not computed again.
 
 from __future__ import annotations
 
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from backend.checkpoints.resolve import resolve
-from backend.checkpoints.tokenizer import TOKENIZER
-from backend.evaluation.outcomes import warnings
-from backend.evaluation.presets import preset as find_preset
-from backend.evaluation.runner import Measured, Runner
-from backend.inference.activations import gram_matrices
-from backend.inference.decode import Answer, Statistics
-from backend.inference.model import Responder, load, pick_device
-from backend.jobs.calibration import calibrated_with, read_chats
-from backend.jobs.grids import settings_of
-from backend.jobs.known_scores import known_scores
-from backend.jobs.named_suites import chosen_suites
-from backend.jobs.sources import Sources, merged_folder, open_spec
-from backend.merging.engine import merge_to_folder, open_models
-from backend.merging.ops import Effect
-from backend.merging.resident import ResidentPair
-from backend.registry import Plugin, methods
 from backend.settings import Settings
-from backend.types import Checkpoint, Outcome, Point, Run
+from backend.types import Outcome, Point, Run
 
-BATCH = 32
+# kind of run -> the module of this package with a function of that name; a merge needs no model library, most others do
+MODULES = {
+    "sweep": "sweep",
+    "merge": "merge",
+    "evaluate": "sweep",
+    "tune": "tune",
+    "search": "search",
+    "compare": "compare",
+}
 
 
 class Reporter(Protocol):
@@ -71,224 +58,8 @@ class Context(Protocol):
     def outcomes_of(self, point: Point) -> list[Outcome]: ...
 
 
-def sweep(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure θ(λ) for every λ of the grid, the weights written in place, answers re-used as drafts."""
-    started = time.monotonic()
-    context.report(0.0, "loading the pair")
-    given = open_spec(context.settings, spec)
-    grams = _measured_inputs(context, spec, given.aligned)
-    responder, pair = load_sources(given, context.settings, grams=grams, seed=spec["seed"])
-    method = methods.get(spec["method"])
-    knob = method.facts["knob"]
-    turned = settings_of(spec["grid"], knob)
-    runner = Runner(chosen_suites(context.settings, spec), responder)
-    done = {point.index for point in context.stored_points()}
-    saved = Statistics()
-    for index, setting in enumerate(turned):
-        if index in done:
-            continue
-        clock = time.monotonic()
-        effect = Effect()
-        effective = pair.write_into(responder.parameters(), method, {**spec["parameters"], **setting}, effect=effect)
-        coefficients = {"lambda" if name == "lam" else name: value for name, value in setting.items()}
-        phrase = ", ".join(f"{'λ' if name == 'lam' else name} = {value:g}" for name, value in setting.items())
-        measured = measure(context, responder, runner, spec, saved, (index, len(turned)), phrase)
-        point = Point(
-            id=0,
-            run=context.run,
-            index=index,
-            method=method.name,
-            coefficients=coefficients,
-            scores=measured.scores,
-            outcomes=measured.counts,
-            effective=effective,
-            anchor=anchor_of(method, len(given.tuned), setting),
-            details=details_of(measured, runner, responder, time.monotonic() - clock) | effect.lines_json(),
-        )
-        context.add_point(point, measured.outcomes)
-    return _result(len(turned), started, saved)
-
-
-def evaluate(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure one checkpoint."""
-    started = time.monotonic()
-    context.report(0.0, "loading the checkpoint")
-    checkpoint = resolve(spec["checkpoint"], context.settings, field="checkpoint")
-    if spec["aligned"]:
-        aligned = resolve(spec["aligned"], context.settings, field="aligned")
-        responder, pair = load_pair(aligned, checkpoint, context.settings)
-        pair.write_into(responder.parameters(), methods.get("linear"), {"lam": 1.0})
-    else:
-        responder = load(checkpoint, device=pick_device(context.settings.device))
-    runner = Runner(chosen_suites(context.settings, spec), responder)
-    saved = Statistics()
-    measured = measure(context, responder, runner, spec, saved, (0, 1), checkpoint.name)
-    details = details_of(measured, runner, responder, time.monotonic() - started) | {"checkpoint": checkpoint.name}
-    if not context.stored_points():
-        point = Point(0, context.run, 0, checkpoint.name, {}, measured.scores, measured.counts, details=details)
-        context.add_point(point, measured.outcomes)
-    return _result(1, started, saved)
-
-
-def merge(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Write θ(λ) to a Hugging Face folder, whole or not at all."""
-    started = time.monotonic()
-    given = open_spec(context.settings, spec)
-    out = merged_folder(context.settings, context.run, spec)
-    method = methods.get(spec["method"])
-    scores, measured = known_scores(context, method)
-    recipe = merge_to_folder(
-        given.aligned,
-        given.tuned,
-        method,
-        spec["parameters"],
-        out,
-        extras=given.extras,
-        grams=_measured_inputs(context, spec, given.aligned),
-        calibration=calibrated_with(context.settings, spec).get("calibration"),
-        seed=spec["seed"],
-        donor=given.donor,
-        scores=scores,
-        measured=measured,
-        hashes_in=context.settings.hashes,
-        device=merge_device(context.settings, method, spec.get("device", "")),
-        report=context.report,
-        should_stop=context.should_stop,
-    )
-    return {"folder": str(out), "recipe": recipe, "seconds": round(time.monotonic() - started, 2)}
-
-
-def merge_device(settings: Settings, method: Plugin, recorded: str = "") -> str:
-    """Where a merge to disk computes: "cpu" or "cuda".
-
-    Methods that go by blocks are bound by the disk, so a GPU would only give them other last bits: they take one where
-    STUDIO_DEVICE says so. Methods that see whole tensors take the one there is.
-
-    Args:
-        recorded: where the recipe that is made again was made; followed as far as this machine can.
-
-    Raises:
-        UserError: STUDIO_DEVICE wants a device that is not here.
-    """
-    if recorded and settings.device == "auto":
-        return "cpu" if recorded == "cpu" else pick_device("auto").type
-    if settings.device == "auto" and method.facts["splits"] != "tensor":
-        return "cpu"
-    return pick_device(settings.device).type
-
-
-def tune(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Fine-tune a checkpoint with a strategy, write the result to a folder and measure it."""
-    from backend.jobs import tune as job
-
-    return job.tune(context, spec)
-
-
-def search(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Look for a front of per-layer λ; see `backend.jobs.search`, which is read only then because it needs Optuna."""
-    from backend.jobs.search import search as look
-
-    return look(context, spec)
-
-
-def compare(context: Context, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Train and measure every strategy with every seed, and the merges of each plain fine-tune."""
-    from backend.jobs import compare as job
-
-    return job.compare(context, spec)
-
-
-ACTIONS: dict[str, Callable[[Context, Mapping[str, Any]], dict[str, Any]]] = {
-    "sweep": sweep,
-    "merge": merge,
-    "evaluate": evaluate,
-    "tune": tune,
-    "search": search,
-    "compare": compare,
-}
-
-
-def load_pair(aligned: Checkpoint, tuned: Checkpoint, settings: Settings) -> tuple[Responder, ResidentPair]:
-    """The aligned model ready to answer, and both weights resident beside it."""
-    return load_sources(Sources(aligned, (tuned,)), settings)
-
-
-def load_sources(
-    given: Sources, settings: Settings, *, grams: Mapping[str, torch.Tensor] | None = None, seed: int = 0
-) -> tuple[Responder, ResidentPair]:
-    """The donor's model ready to answer, by default the aligned one, and the weights of every checkpoint beside it."""
-    models = open_models(given.aligned, given.tuned, given.extras, grams=grams, donor=given.donor)
-    donors = [given.aligned] if given.donor == "aligned" else [*given.tuned[:1], given.aligned]
-    words = next((one.folder for one in donors if (one.folder / TOKENIZER).is_file()), None)
-    base = next(one for one in donors if one.kind == "full")
-    responder = load(base, device=pick_device(settings.device), untied=models.untied, words=words)
-    return responder, ResidentPair.of(models, str(responder.device), seed=seed)
-
-
-def _measured_inputs(context: Context, spec: Mapping[str, Any], aligned: Checkpoint) -> dict[str, torch.Tensor]:
-    """Gram matrices of the aligned model's layers on the calibration chats, where the spec names some."""
-    if not spec.get("calibration"):
-        return {}
-    responder = load(aligned, device=pick_device(context.settings.device))
-    chats = [responder.encode_chat(chat) for chat in read_chats(context.settings, spec["calibration"])]
-    return gram_matrices(
-        responder.model,
-        chats,
-        lambda done: context.report(0.0, f"measuring the aligned model: {done} of {len(chats)} chats"),
-    )
-
-
-def anchor_of(method: Plugin, tuned: int, setting: Mapping[str, float]) -> str:
-    """Which end of the path a value of the method's knob is, if it is one."""
-    value = setting.get(method.facts["knob"])
-    if value == 0 and method.facts["knob"] == "lam":
-        return "aligned"
-    return "fine-tuned" if value == 1 and tuned == 1 and method.facts["reaches_tuned"] else ""
-
-
-def measure(
-    context: Reporter,
-    responder: Responder,
-    runner: Runner,
-    spec: Mapping[str, Any],
-    saved: Statistics,
-    place: tuple[int, int],
-    phrase: str,
-) -> Measured:
-    """Run the suites on the weights as they are now, reporting as point `place[0]` of `place[1]`."""
-    index, points = place
-    decoding = responder.decoding(find_preset(spec["preset"]).new_tokens, BATCH)
-
-    def check(finished: int) -> None:
-        share = min(1.0, finished / max(1, runner.prompts))
-        context.report((index + share) / points, f"{phrase}: {finished} of {runner.prompts} answers")
-
-    def answer(
-        prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]], check: Callable[[int], None]
-    ) -> list[Answer]:
-        return responder.answer(prompts, decoding, drafts=drafts, check=check, statistics=saved)
-
-    return runner.measure(answer, check)
-
-
-def details_of(measured: Measured, runner: Runner, responder: Responder, seconds: float) -> dict[str, Any]:
-    """How a point was made: what is not in the recipe because it should not change the result."""
-    return {
-        "seconds": round(seconds, 3),
-        "judges": runner.judges,
-        "device": str(responder.device),
-        "dtype": str(responder.model.dtype).removeprefix("torch."),
-        "batch": BATCH,
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()},
-        "warnings": warnings(measured.counts),
-    }
-
-
-def _result(points: int, started: float, saved: Statistics) -> dict[str, Any]:
-    return {
-        "points": points,
-        "seconds": round(time.monotonic() - started, 2),
-        "tokens_reused": saved.reused,
-        "tokens_generated": saved.generated,
-    }
+def act(context: Context, kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Do a run and return its result."""
+    module = importlib.import_module(f"backend.jobs.{MODULES[kind]}")
+    result: dict[str, Any] = getattr(module, kind)(context, spec)
+    return result

@@ -101,16 +101,13 @@ def main(run: int) -> int:
     context = RunContext(run, settings, database)
     signal.signal(signal.SIGTERM, context.stop)
     try:
-        import torch
-
-        torch.set_num_threads(settings.threads)
-        from backend.jobs.actions import ACTIONS
+        from backend.jobs.actions import act
         from backend.jobs.sources import check_unchanged
 
         row = database.run(run)
         with remembered(settings.hashes):
             check_unchanged(settings, row.recipe)
-        result = ACTIONS[row.kind](context, row.spec)
+        result = act(context, row.kind, row.spec)
     except Interrupted as interrupted:
         queue.finish(database, run, RunStatus.INTERRUPTED, error=str(interrupted))
         return 1

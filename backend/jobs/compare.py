@@ -18,6 +18,7 @@ from backend.jobs import telemetry
 from backend.jobs.compare_known import Known
 from backend.jobs.compare_plan import TUNED, trial_suites
 from backend.jobs.compare_rule import RULE, choose
+from backend.jobs.sweep import sweep
 from backend.jobs.tune import tune
 from backend.storage.files import write_json
 from backend.types import Outcome, Point, Run
@@ -122,8 +123,6 @@ def _train(
 
 def _measure_merges(part: _Part, spec: Mapping[str, Any], seed: int, tuned: str, known: Known) -> None:
     """The merges of one seed's plain fine-tune."""
-    from backend.jobs.actions import sweep  # it knows this module as one of its actions
-
     parameters = next(arm["parameters"] for arm in spec["arms"] if arm["name"] == "sft")
     earlier = known.merges(parameters, seed, spec["grid"])
     if len(part.stored_points()) == len(spec["grid"]):

@@ -18,10 +18,11 @@ from backend.evaluation.outcomes import marks
 from backend.evaluation.runner import Runner
 from backend.frontier import front
 from backend.inference.decode import Statistics
-from backend.jobs.actions import Context, anchor_of, details_of, load_sources, measure
+from backend.jobs.actions import Context
 from backend.jobs.named_suites import measured_with, search_suites
 from backend.jobs.planning import identity, recipe_hash
 from backend.jobs.sources import open_spec
+from backend.jobs.sweep import anchor_of, details_of, load_sources, measure
 from backend.params import check_parameters
 from backend.registry import methods
 from backend.search.contest import Marks, contest

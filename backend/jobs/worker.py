@@ -83,8 +83,7 @@ class Worker:
             try:
                 self._database.update_run(run.id, pid=child.pid)
                 terminated: float | None = None
-                while child.poll() is None:
-                    time.sleep(TICK)
+                while not _ends_within(child, TICK):
                     watch(self._database.run(run.id))
                     cancelled = self._database.control(run.id)[0]
                     if (cancelled or self._stopping) and terminated is None:
@@ -165,6 +164,14 @@ def _try_lock(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    return True
+
+
+def _ends_within(child: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
         return False
     return True
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from backend.errors import UserError
 from backend.lazy import torch
 from backend.merging.blocks import BLOCK, Whole, over_blocks, spans
 from backend.merging.by_tensor import settled
 from backend.merging.crew import Crew
-from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle
+from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle, overflow
 from backend.merging.ops import STRAIGHT, Blend, Walk, round_once
 from backend.merging.passes import GPU_BLOCK, write_blend, write_line, write_step
 from backend.registry import Plugin
@@ -100,8 +99,8 @@ def merge_block(
     if block.shared is not None:
         ours, theirs = rounded.reshape(-1)[: block.shared], start.reshape(-1)[block.shared :]
         rounded = torch.cat([ours, theirs]).reshape(rounded.shape)
-    if block.largest > SURELY_FINITE:
-        _check_finite(rounded, block, method)
+    if block.largest > SURELY_FINITE and not bool(torch.isfinite(rounded).all()):
+        raise overflow(block.place.name, block.largest, method.name)
     return rounded, walk
 
 
@@ -232,9 +231,3 @@ def _step(given: Arguments, method: Plugin, parameters: dict[str, Any]) -> Step:
 
 def _call(given: Arguments, method: Plugin, parameters: dict[str, Any]) -> Any:
     return method.function(*[getattr(given, name) for name in method.takes], **settled(parameters, given.place))
-
-
-def _check_finite(merged: Tensor, bundle: Bundle, method: Plugin) -> None:
-    if not bool(torch.isfinite(merged).all()):
-        problem = f"`{bundle.place.name}` overflows in {method.name}: it holds numbers up to {bundle.largest:g}"
-        raise UserError("tuned", problem=problem, remedy="Use a checkpoint whose training did not diverge.")

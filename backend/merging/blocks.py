@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from backend.lazy import numpy as np
 from backend.lazy import torch
+from backend.merging.arrays import WORTH, array_of, dots
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,14 +80,19 @@ class Whole:
         """Whether this block is the tensor's first, or all of it."""
         return self._index == 0
 
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing was asked of the tensor yet, so that this block is seen for the first time."""
+        return not self._answers
+
     def sums(self, *tensors: Tensor) -> list[float]:
         """The sum of all elements of each tensor, in fp64."""
         found: list[float] = self._ask(lambda: [float(one.sum(dtype=torch.float64)) for one in tensors], _added, list)
         return found
 
     def dots(self, *pairs: tuple[Tensor, Tensor]) -> list[float]:
-        """⟨one, other⟩ of each pair; fp32 in, fp64 sums."""
-        found: list[float] = self._ask(lambda: _dots(pairs), _added, list)
+        """⟨one, other⟩ of each pair; fp32 in, fp64 sums, whose order on a CPU is the same on all."""
+        found: list[float] = self._ask(lambda: _dots(pairs, compiled=self.elements >= WORTH), _added, list)
         return found
 
     def columns(self, *tensors: Tensor) -> list[Tensor]:
@@ -189,8 +196,14 @@ def _added(known: list[Any], part: list[Any]) -> list[Any]:
     return [one + other for one, other in zip(known, part, strict=True)]
 
 
-def _dots(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
-    """Each tensor is made fp64 once, however many pairs it is in, and in pieces that stay in the cache."""
+def _dots(pairs: Sequence[tuple[Any, Any]], *, compiled: bool) -> list[float]:
+    """By way of arrays, which are what is given where torch is not loaded; on a GPU in pieces of fp64."""
+    first = pairs[0][0]
+    if isinstance(first, np.ndarray):
+        return dots(pairs, compiled=compiled)
+    if first.device.type == "cpu":
+        arrays = {id(one): array_of(one.detach().reshape(-1)) for pair in pairs for one in pair}
+        return dots([(arrays[id(one)], arrays[id(other)]) for one, other in pairs], compiled=compiled)
     pieces = {id(one): torch.split(one.reshape(-1), PIECE) for pair in pairs for one in pair}
     totals = [0.0] * len(pairs)
     for number in range(len(next(iter(pieces.values())))):

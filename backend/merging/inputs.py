@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backend.checkpoints.names import bare, is_derived
-from backend.checkpoints.reader import Scratch, Source
+from backend.checkpoints.reader import Scratch, Source, read_array
 from backend.checkpoints.tying import find_ends
 from backend.errors import UserError
 from backend.lazy import torch
+from backend.merging.arrays import equal
 from backend.merging.blocks import BLOCK, Splits, Whole, block_shape
 from backend.merging.place import Place, layer_count
 
@@ -218,7 +219,7 @@ class Models:
         changed = name in self.changed
         tuned = [source.read(name) if changed else start for source in self.tuned]
         extras = {key: source.read(name) if changed else start for key, source in self.extras.items()}
-        bundle = Bundle.of(Place(name, self._layers, seed), start, tuned, extras)
+        bundle = Bundle.of(self.place(name, seed=seed), start, tuned, extras)
         return self._with_facts(bundle, start.shape)
 
     def _with_facts(self, bundle: Bundle, shape: Sequence[int]) -> Bundle:
@@ -249,10 +250,15 @@ class Models:
 
     def _is_equal(self, name: str, source: Source) -> bool:
         total = math.prod(self.aligned.shape(name))
+        ours, theirs = self.aligned.lies(name), source.lies(name)
         begin, size = 0, FIRST_LOOK
         while begin < total:
             end = min(total, begin + size)
-            if not _equal(self.aligned.read_block(name, begin, end), source.read_block(name, begin, end)):
+            if ours and theirs and ours.dtype == theirs.dtype:
+                same = equal(read_array(ours, begin, end), read_array(theirs, begin, end))
+            else:
+                same = _equal(self.aligned.read_block(name, begin, end), source.read_block(name, begin, end))
+            if not same:
                 return False
             begin, size = end, BLOCK
         return True
@@ -283,9 +289,13 @@ class Models:
         if not all(equal):
             largest = max(largest, _largest(start, name, "aligned"))
         extras = dict(zip(self.extras, others[len(self.tuned) :], strict=True))
-        place = Place(name, self._layers, seed, begin)
+        place = self.place(name, begin, seed=seed)
         block = Bundle(place, start, tuple(others[: len(self.tuned)]), extras, largest)
         return self._with_facts(block, self.aligned.shape(name))
+
+    def place(self, name: str, begin: int = 0, *, seed: int) -> Place:
+        """Where a block of a tensor is."""
+        return Place(name, self._layers, seed, begin)
 
     @cached_property
     def _layers(self) -> int:
@@ -314,9 +324,19 @@ def _largest(tensor: Tensor, name: str, role: str) -> float:
     if not tensor.numel():
         return 0.0
     low, high = torch.aminmax(tensor)
-    largest = max(abs(float(low)), abs(float(high)))
+    return checked_largest(max(abs(float(low)), abs(float(high))), name, role)
+
+
+def checked_largest(largest: float, name: str, role: str) -> float:
+    """The largest magnitude of a tensor, which must be a number; NaN stands for any that is none."""
     if not largest < float("inf"):
         problem = f"`{name}` holds NaN or infinite numbers in the {role.replace('_', '-')} model"
         field = "tuned" if role == "fine_tuned" else role
         raise UserError(field, problem=problem, remedy="Use a checkpoint that was saved before training diverged.")
     return largest
+
+
+def overflow(name: str, largest: float, method: str) -> UserError:
+    """What a merge of such large numbers makes does not fit the dtype."""
+    problem = f"`{name}` overflows in {method}: it holds numbers up to {largest:g}"
+    return UserError("tuned", problem=problem, remedy="Use a checkpoint whose training did not diverge.")

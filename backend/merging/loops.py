@@ -1,77 +1,124 @@
-"""Loops that Numba compiles: θ(λ) in one pass, with the bits of torch's several. Tensors are not known here.
+"""Loops that Numba compiles: θ(λ) in one pass, with the bits of torch's several. Imported only where Numba is.
 
-Each multiplies, adds and rounds in torch's order and as often as torch does. bf16 is seen as the upper half of the bits
-of fp32, in unsigned integers.
+Each multiplies, adds and rounds in torch's order and as often as torch does. All take NumPy arrays and let other
+threads run; bf16 is seen as the upper half of the bits of fp32, in unsigned integers. What is compiled once is kept
+beside this file, for later processes on the same kind of processor.
 """
 
 from __future__ import annotations
 
-import functools
+import platform
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from backend.lazy import torch
+import numba
+import numpy as np
+from llvmlite.binding import get_host_cpu_features
+from numba.extending import intrinsic, overload
 
+from backend.merging.arrays import LANES
 
-class Loops(NamedTuple):
-    """Compiled for the dtypes of one merge; all take NumPy arrays and let other threads run."""
-
-    line: Callable[..., None]
-    step: Callable[..., None]
-    blend: Callable[..., None]
-
-
-@functools.cache
-def lerp_is_fused() -> bool:
-    """Whether `torch.lerp` rounds only once after multiplying and adding, as `line` does; most processors can."""
-    start, goal = torch.linspace(0.1, 0.9, 64), torch.linspace(0.7, -0.3, 64)
-    fused = start.double() + float(torch.tensor(0.3)) * (goal - start).double()
-    return torch.equal(torch.lerp(start, goal, 0.3), fused.float())
+HALF, SINGLE = numba.types.uint16, numba.types.float32
+bits, single, double = np.uint32, np.float32, np.float64
 
 
-@functools.cache
-def compiled_loops(reads_half: bool, stores_half: bool, writes_half: bool) -> Loops | None:
-    """The loops for bf16 (half of fp32's bits, the upper one) or fp32 in each place; None without Numba."""
+def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled when it is first called with such dtypes."""
     try:
-        import numba
-        import numpy as np
-        from numba.extending import intrinsic
-    except ImportError:
-        return None
-    compiled = numba.njit(nogil=True)
-    bits, single, single_type = np.uint32, np.float32, numba.types.float32
+        kept: Callable[..., Any] = numba.njit(nogil=True, cache=True)(loop)
+    except RuntimeError:  # there is no folder to keep it in
+        kept = numba.njit(nogil=True)(loop)
+    return kept
 
-    def nearest(exact: Any) -> Any:  # of two equally near the even one
+
+def lerp_is_fused() -> bool:
+    """Whether `torch.lerp` rounds only once after multiplying and adding here, as `line` does; most processors can."""
+    features = get_host_cpu_features()
+    return platform.machine() in ("aarch64", "arm64") or bool(features.get("avx2") and features.get("fma"))
+
+
+@intrinsic
+def fma(_context: Any, factor: Any, number: Any, base: Any) -> Any:
+    """factor · number + base, rounded once."""
+    return SINGLE(SINGLE, SINGLE, SINGLE), lambda context, builder, signature, numbers: builder.fma(*numbers)
+
+
+def widened(number: Any) -> Any:
+    """A stored number in fp32."""
+
+
+def stored_as(like: Any, exact: Any) -> Any:
+    """fp32 in the dtype of `like`; of two equally near the even one."""
+
+
+def cast(like: Any, stored: Any) -> Any:
+    """A stored number in the dtype of `like`."""
+
+
+@overload(widened, strict=False)
+def _widened(number: Any) -> Any:
+    if number == HALF:
+        return lambda number: bits(bits(number) << bits(16)).view(single)
+    return lambda number: number
+
+
+@overload(stored_as, strict=False)
+def _stored_as(like: Any, exact: Any) -> Any:
+    if like != HALF:
+        return lambda like, exact: exact
+
+    def nearest(like: Any, exact: Any) -> Any:
         whole = single(exact).view(bits)
         return np.uint16((whole + bits(0x7FFF) + ((whole >> bits(16)) & bits(1))) >> bits(16))
 
-    same = compiled(lambda number: number)
-    widen = compiled(lambda half: bits(bits(half) << bits(16)).view(single))
-    halve = compiled(nearest)
-    halve_and_widen = compiled(lambda exact: widen(halve(exact)))
-    read = widen if reads_half else same
-    write = halve if writes_half else halve_and_widen if stores_half else same
+    return nearest
 
-    def fused(typing: Any, factor: Any, number: Any, base: Any) -> Any:
-        return single_type(*[single_type] * 3), lambda context, builder, signature, numbers: builder.fma(*numbers)
 
-    fma = intrinsic(fused)
+@overload(cast, strict=False)
+def _cast(like: Any, stored: Any) -> Any:
+    if like == stored:
+        return lambda like, stored: stored
+    return lambda like, stored: stored_as(like, widened(stored))
 
-    def line(start: Any, goal: Any, share: Any, target: Any) -> None:
-        near = abs(single(share)) < single(0.5)
-        factor = single(share) if near else single(single(share) - single(1))
-        for at in range(target.size):
-            here, there = read(start[at]), read(goal[at])
-            target[at] = write(fma(factor, single(there - here), here if near else there))
 
-    def step(origin: Any, direction: Any, knob: Any, target: Any) -> None:
-        factor = single(knob)
-        for at in range(target.size):
-            target[at] = write(single(direction[at] * factor) + read(origin[at]))
+@compiled
+def line(start: Any, goal: Any, share: float, target: Any) -> None:
+    """target = start + share·(goal − start), in the dtype of `start`, cast to the target's."""
+    near = abs(single(share)) < single(0.5)
+    factor = single(share) if near else single(single(share) - single(1))
+    for at in range(target.size):
+        here, there = widened(start[at]), widened(goal[at])
+        exact = fma(factor, single(there - here), here if near else there)
+        target[at] = cast(target[at], stored_as(start[at], exact))
 
-    def blend(origin: Any, goal: Any, first: Any, second: Any, target: Any) -> None:
-        near, far = single(first), single(second)
-        for at in range(target.size):
-            target[at] = write(single(read(origin[at]) * near) + single(read(goal[at]) * far))
 
-    return Loops(compiled(line), compiled(step), compiled(blend))
+@compiled
+def step(origin: Any, direction: Any, knob: float, target: Any, stored: Any) -> None:
+    """target = origin + knob·direction, in the dtype of the number `stored`, cast to the target's."""
+    factor = single(knob)
+    for at in range(target.size):
+        exact = single(direction[at] * factor) + widened(origin[at])
+        target[at] = cast(target[at], stored_as(stored, exact))
+
+
+@compiled
+def blend(origin: Any, goal: Any, first: float, second: float, target: Any, stored: Any) -> None:
+    """target = first·origin + second·goal, as `step` stores it."""
+    near, far = single(first), single(second)
+    for at in range(target.size):
+        exact = single(widened(origin[at]) * near) + single(widened(goal[at]) * far)
+        target[at] = cast(target[at], stored_as(stored, exact))
+
+
+@compiled
+def dot(one: Any, other: Any) -> Any:
+    """The products of all elements summed in fp64 lanes: that of element i in lane i mod `LANES`, in order."""
+    lanes = np.zeros(LANES)
+    full = one.size - one.size % LANES
+    for begin in range(0, full, LANES):
+        row, beside = one[begin : begin + LANES], other[begin : begin + LANES]
+        for lane in range(LANES):
+            lanes[lane] += double(widened(row[lane])) * double(widened(beside[lane]))
+    for lane in range(one.size - full):
+        lanes[lane] += double(widened(one[full + lane])) * double(widened(other[full + lane]))
+    return lanes

@@ -8,18 +8,18 @@ so its bits are torch's; where there is no Numba, or the tensor is small or on a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from backend.lazy import torch
+from backend.merging.arrays import WORTH, array_of, compiled_loops
 from backend.merging.crew import Crew
-from backend.merging.loops import Loops, compiled_loops, lerp_is_fused
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CACHED = 2**17  # elements of a block that a core keeps in its cache from pass to pass
 GPU_BLOCK = 2**27
-WORTH = 2**20  # elements from which on a loop is compiled: once in a process, for about a second
 
 
 def write_line(start: Tensor, goal: Tensor, share: float, target: Tensor, crew: Crew) -> None:
@@ -31,7 +31,8 @@ def write_line(start: Tensor, goal: Tensor, share: float, target: Tensor, crew: 
     >>> target
     tensor([1.5000, 2.0000])
     """
-    loops = _loops_for(start, target, start.dtype) if lerp_is_fused() else None
+    loops = _loops_for(start, target, start.dtype)
+    loops = loops if loops and loops.lerp_is_fused() else None
     if loops is None and start.dtype == target.dtype:
         torch.lerp(start, goal, share, out=target)
         return
@@ -39,7 +40,7 @@ def write_line(start: Tensor, goal: Tensor, share: float, target: Tensor, crew: 
     def write(block: tuple[Tensor, ...]) -> None:
         here, there, place = block
         if loops:
-            loops.line(_numbers(here), _numbers(there), share, _numbers(place))
+            loops.line(array_of(here), array_of(there), share, array_of(place))
             return
         place.copy_(torch.lerp(here, there, share, out=crew.room(0, here, here.dtype)))
 
@@ -61,12 +62,12 @@ def write_step(origin: Tensor, step: Tensor, knob: float, target: Tensor, stored
     >>> target
     tensor([1.5000, 2.0000])
     """
-    loops = _loops_for(origin, target, stored)
+    loops, like = _loops_for(origin, target, stored), _one_of(stored)
 
     def write(block: tuple[Tensor, ...]) -> None:
         here, direction, place = block
         if loops:
-            loops.step(_numbers(here), _numbers(direction), knob, _numbers(place))
+            loops.step(array_of(here), array_of(direction), knob, array_of(place), like)
             return
         exact = torch.mul(direction, knob, out=crew.room(0, direction))
         # A CPU adds bf16 to fp32 by way of a new tensor; into room that is there it is cheaper.
@@ -90,12 +91,12 @@ def write_blend(
     >>> target
     tensor([0.7500, 1.0000])
     """
-    loops = _loops_for(origin, target, stored) if origin.dtype == goal.dtype else None
+    loops, like = _loops_for(origin, target, stored) if origin.dtype == goal.dtype else None, _one_of(stored)
 
     def write(block: tuple[Tensor, ...]) -> None:
         here, there, place = block
         if loops:
-            loops.blend(_numbers(here), _numbers(there), *shares, _numbers(place))
+            loops.blend(array_of(here), array_of(there), *shares, array_of(place), like)
             return
         exact = crew.room(0, here).copy_(here).mul_(shares[0])
         exact.add_(crew.room(1, there).copy_(there).mul_(shares[1]))
@@ -104,20 +105,20 @@ def write_blend(
     crew.each(write, list(_blocks(crew, loops, origin, goal, target)), target.device)
 
 
-def _loops_for(origin: Tensor, target: Tensor, stored: torch.dtype) -> Loops | None:
+def _loops_for(origin: Tensor, target: Tensor, stored: torch.dtype) -> ModuleType | None:
     dtypes = (origin.dtype, stored, target.dtype)
     if target.device.type != "cpu" or target.numel() < WORTH or not {*dtypes} <= {torch.bfloat16, torch.float32}:
         return None
-    return compiled_loops(*(dtype == torch.bfloat16 for dtype in dtypes))
+    return compiled_loops()
 
 
-def _blocks(crew: Crew, loops: Loops | None, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _one_of(dtype: torch.dtype) -> Any:
+    """A number by whose type a loop knows the dtype."""
+    return array_of(torch.zeros(1, dtype=dtype))[0]
+
+
+def _blocks(crew: Crew, loops: ModuleType | None, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors of one shape laid flat, in parts: what a cache holds between passes, with loops one for each thread."""
     count, device = tensors[0].numel(), tensors[0].device
     size = -(-count // crew.threads) if loops else CACHED if device.type == "cpu" else GPU_BLOCK
     return zip(*(torch.split(one.detach().reshape(-1), max(1, size)) for one in tensors), strict=True)
-
-
-def _numbers(tensor: Tensor) -> Any:
-    """The tensor's own memory as NumPy sees it, which has no bf16."""
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -10,18 +10,23 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
-from backend.checkpoints.reader import Scratch
+from backend.checkpoints.headers import FLOATS
+from backend.checkpoints.reader import Scratch, read_array
 from backend.checkpoints.writer import FolderWriter, Slot
-from backend.lazy import torch
 from backend.merging.arithmetic import merge_block, merge_whole
 from backend.merging.blocks import Splits, Whole, over_blocks, spans
 from backend.merging.crew import lone_threads
+from backend.merging.direct import direct
 from backend.merging.inputs import Bundle, Models
 from backend.merging.ops import Effect, Walk
 from backend.registry import Plugin
+from backend.threads import set_thread_count, thread_count
+
+if TYPE_CHECKING:
+    pass
 
 MOST_THREADS = 4
 AHEAD = 3  # blocks that wait for each thread
@@ -55,14 +60,15 @@ class Stream:
         self._seed = seed
         self._check = check
         self._device = device
-        self._threads = max(1, min(MOST_THREADS, torch.get_num_threads()))
-        self._pool = lone_threads(self._threads)
+        self._threads = max(1, min(MOST_THREADS, thread_count()))
         self._scratch = Scratch()
+        self._direct = direct(models, method, parameters, seed=seed) if device == "cpu" else None
+        self._pool = ThreadPoolExecutor(self._threads) if self._direct else lone_threads(self._threads)
         _keep_freed_memory()
 
     def run(self, slots: list[Slot], effect: Effect) -> Iterator[Slot]:
         """Write every tensor; each is given back when it is finished."""
-        threads = torch.get_num_threads()
+        threads = thread_count()
         knob = self._parameters[self._method.facts["knob"]]
         try:
             for number, slot in enumerate(slots):
@@ -75,12 +81,14 @@ class Stream:
                 yield slot
         finally:
             self._pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+            set_thread_count(threads)
 
     def _tensor(self, slot: Slot) -> Walk:
-        if not self._models.aligned.dtype(slot.name).is_floating_point:
+        if slot.dtype not in FLOATS:
             self._check()
-            self._writer.put(slot.name, 0, _plain(self._models.read(slot.name)))
+            constant = self._models.read(slot.name)
+            assert not isinstance(constant, Bundle)
+            self._writer.put(slot.name, 0, constant)
             return Walk()
         equal = self._models.equal_ones(slot.name)
         if all(equal) and self._method.facts["keeps_equal"]:
@@ -89,6 +97,9 @@ class Stream:
             return self._whole(slot)
 
         def merge(name: str, begin: int, end: int, whole: Whole) -> Walk:
+            if self._direct and (found := self._direct.merge(name, begin, end, whole)):
+                self._writer.put(name, begin, found[0])
+                return found[1]
             splits, scratch = self._method.facts["splits"], self._scratch
             block = self._models.block(name, begin, end, splits, equal, seed=self._seed, scratch=scratch)
             merged, walk = merge_block(self._placed(block), self._method, self._parameters, whole)
@@ -109,8 +120,10 @@ class Stream:
         return walk
 
     def _copy(self, name: str, begin: int, end: int, whole: Whole) -> Walk:
-        block = self._models.aligned.read_block(name, begin, end, self._scratch.part(0, end - begin))
-        self._writer.put(name, begin, block)
+        source, scratch = self._models.aligned, self._scratch.part(0, end - begin)
+        info = source.lies(name)
+        numbers = read_array(info, begin, end, scratch) if info else source.read_block(name, begin, end, scratch)
+        self._writer.put(name, begin, numbers)
         return Walk()
 
     def _whole(self, slot: Slot) -> Walk:
@@ -148,8 +161,3 @@ def _keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**26)
     except (OSError, AttributeError):
         pass  # another C library: only slower
-
-
-def _plain(read: Any) -> torch.Tensor:
-    assert isinstance(read, torch.Tensor)
-    return read

@@ -96,7 +96,7 @@ class Stage:
         from backend.checkpoints.hashes import file_state
         from backend.checkpoints.resolve import resolve
         from backend.inference.model import load, pick_device
-        from backend.jobs.actions import load_pair
+        from backend.jobs.sweep import load_pair
         from backend.registry import methods
 
         names = (column["aligned"], column["tuned"])
