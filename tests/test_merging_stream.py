@@ -30,6 +30,7 @@ from backend.merging import arithmetic, blocks, passes, stream
 from backend.merging.arithmetic import merge_block, merge_whole, rewrite, walked_step
 from backend.merging.blocks import over_blocks, spans
 from backend.merging.crew import Crew
+from backend.merging.direct import needs_no_torch
 from backend.merging.engine import merge_to_folder
 from backend.merging.inputs import Bundle
 from backend.merging.place import Place
@@ -505,11 +506,14 @@ def test_the_estimate_counts_the_blocks_that_a_merge_holds() -> None:
     assert (guard.BLOCK, guard.THREADS, guard.BLOCKS_HELD) == (blocks.BLOCK, stream.MOST_THREADS, stream.AHEAD + 1)
 
 
-@pytest.mark.parametrize("method", ["linear", "ties", "karcher", "arcee_fusion", "safe_lora"])
+@pytest.mark.parametrize("method", ["linear", "slerp", "ties", "karcher", "arcee_fusion", "safe_lora"])
 def test_memory_is_what_the_estimate_says(large: Any, tmp_path: Path, method: str) -> None:
     facts = methods.get(method).facts
     assert (facts["splits"] == "tensor") == (method == "safe_lora")
-    told = estimate_merge(*large, *[large[1]] * len(facts["extras"]), whole=facts["splits"] == "tensor").memory
+    light = needs_no_torch(methods.get(method), large[0], [large[1]] * (1 + len(facts["extras"])))
+    assert light == (method in ("linear", "slerp"))
+    whole = facts["splits"] == "tensor"
+    told = estimate_merge(*large, *[large[1]] * len(facts["extras"]), whole=whole, light=light).memory
     with child(large, tmp_path / "out", method) as process:
         said, _ = process.communicate()
     assert process.returncode == 0

@@ -23,9 +23,9 @@ from backend.errors import UserError
 from backend.types import Checkpoint, Estimate, Finding
 
 MOST_SHOWN = 5
-INTERPRETER = 400 * 2**20
+INTERPRETER, LIGHT_INTERPRETER = 400 * 2**20, 170 * 2**20  # with torch and without
 BYTES_PER_SECOND = 400e6  # of a common SSD, read and written at once
-SECONDS_TO_START = 3.0
+SECONDS_TO_START, LIGHT_SECONDS_TO_START = 3.0, 1.5
 BLOCK, BLOCKS_HELD, THREADS = 2**19, 4, 4  # as in backend.merging, which this does not import
 
 # What is no Linear layer inside the model, or is fed what the layer before it is fed.
@@ -64,7 +64,12 @@ def raise_errors(findings: Iterable[Finding]) -> None:
 
 
 def estimate_merge(
-    aligned: Checkpoint, *others: Checkpoint, whole: bool = False, grams: bool = False, arithmetic: float = 0
+    aligned: Checkpoint,
+    *others: Checkpoint,
+    whole: bool = False,
+    grams: bool = False,
+    arithmetic: float = 0,
+    light: bool = False,
 ) -> Estimate:
     """Seconds, peak memory and disk of merging checkpoints into a folder, for a common disk and two cores.
 
@@ -72,15 +77,17 @@ def estimate_merge(
         whole: whether the method must see whole tensors; else memory does not grow with the model.
         grams: whether the aligned model is measured in fp32 first.
         arithmetic: seconds that the method computes, beyond what the disk hides.
+        light: whether torch is not loaded.
     """
     largest = max((tensor.elements for tensor in aligned.tensors.values()), default=0)
     moved = 2 * aligned.bytes
     moved += sum(one.bytes + (aligned.bytes if one.kind == "adapter" else 0) for one in others)
     held = largest if whole else min(largest, THREADS * BLOCKS_HELD * BLOCK)
     # Inputs as stored and in fp32, their changes and what the method makes of them, in fp64 at worst.
-    memory = INTERPRETER + (12 + (40 if whole else 16) * len(others)) * held
+    memory = (LIGHT_INTERPRETER if light else INTERPRETER) + (12 + (40 if whole else 16) * len(others)) * held
     memory += 4 * aligned.parameters + gram_bytes(aligned) if grams else 0
-    return Estimate(SECONDS_TO_START + moved / BYTES_PER_SECOND + arithmetic, memory, aligned.bytes)
+    start = LIGHT_SECONDS_TO_START if light else SECONDS_TO_START
+    return Estimate(start + moved / BYTES_PER_SECOND + arithmetic, memory, aligned.bytes)
 
 
 def gram_bytes(aligned: Checkpoint) -> int:

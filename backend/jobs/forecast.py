@@ -9,7 +9,8 @@ from backend.checkpoints.guard import THREADS, estimate_merge, estimate_resident
 from backend.checkpoints.space import check_memory, check_space
 from backend.evaluation.presets import preset as find_preset
 from backend.jobs.named_suites import SAFETY_SUITES
-from backend.registry import Plugin
+from backend.merging.direct import needs_no_torch
+from backend.registry import Plugin, methods
 from backend.settings import Settings
 from backend.types import Checkpoint, Estimate
 
@@ -25,6 +26,7 @@ LIBRARIES = 250 * 2**20
 PRODUCTS_PER_SECOND = 5e10  # multiply-adds in fp32, in large matrices
 SECONDS_PER_ELEMENT = {"elements": 0.0, "rows": 15e-9, "tensor": 40e-9}
 SECONDS_TO_ASK, SECONDS_TO_DRAW = 15e-9, 10e-9  # an element: sums and thresholds over all of a tensor, random numbers
+LIGHT_SECONDS_TO_ASK = 3e-9  # by a compiled loop
 
 
 def flops_per_second(settings: Settings) -> float:
@@ -38,7 +40,7 @@ def estimates(settings: Settings, aligned: Checkpoint, tuned: Checkpoint) -> dic
     prompts = sum(n or 0 for axis, n in find_preset("quick").prompts.items() if axis in asked)
     memory = estimate_resident(aligned, tuned)
     return {
-        "merge": estimate_merge(aligned, tuned),
+        "merge": forecast_merge(settings, methods.get("linear"), {}, aligned, [tuned]),
         "sweep": forecast(settings, aligned, points=1, prompts=prompts, memory=memory),
     }
 
@@ -48,15 +50,23 @@ def forecast_merge(
 ) -> Estimate:
     """Of a merge to disk, from what the method says of itself."""
     whole, grams = method.facts["splits"] == "tensor", method.facts["calibration"]
-    seconds = arithmetic_seconds(settings, method, parameters, aligned)
-    return estimate_merge(aligned, *others, whole=whole, grams=grams, arithmetic=seconds)
+    light = settings.device != "cuda" and needs_no_torch(method, aligned, others)
+    seconds = arithmetic_seconds(settings, method, parameters, aligned, light=light)
+    return estimate_merge(aligned, *others, whole=whole, grams=grams, arithmetic=seconds, light=light)
 
 
-def arithmetic_seconds(settings: Settings, method: Plugin, parameters: Mapping[str, Any], aligned: Checkpoint) -> float:
-    """What a method computes beyond what the disk hides, on a CPU; a survey is a pass more, a GPU takes less."""
+def arithmetic_seconds(
+    settings: Settings, method: Plugin, parameters: Mapping[str, Any], aligned: Checkpoint, *, light: bool = False
+) -> float:
+    """What a method computes beyond what the disk hides, on a CPU; a survey is a pass more, a GPU takes less.
+
+    Args:
+        light: whether it is merged without torch.
+    """
     facts = method.facts
     element = SECONDS_PER_ELEMENT[facts["splits"]]
-    element += SECONDS_TO_ASK if "whole" in method.takes else 0
+    asking = LIGHT_SECONDS_TO_ASK if light else SECONDS_TO_ASK
+    element += asking if "whole" in method.takes else 0
     element += SECONDS_TO_DRAW if facts["random"] else 0
     matrices = [tensor for tensor in aligned.tensors.values() if len(tensor.shape) == 2]
     multiplied: float = facts["products"] * sum(tensor.elements * min(tensor.shape) for tensor in matrices)

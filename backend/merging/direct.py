@@ -6,9 +6,12 @@ loop. The bits are those of `merge_block`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from backend.checkpoints.inspect import main_dtype
 from backend.checkpoints.reader import Scratch, read_array
 from backend.lazy import numpy as np
 from backend.merging.arrays import compiled_loops, largest
@@ -17,6 +20,7 @@ from backend.merging.by_tensor import settled
 from backend.merging.inputs import SURELY_FINITE, Models, checked_largest, overflow
 from backend.merging.ops import STRAIGHT, Blend, Walk
 from backend.registry import Plugin
+from backend.types import Checkpoint
 
 if TYPE_CHECKING:
     from backend.checkpoints.reader import Array
@@ -88,6 +92,13 @@ def direct(models: Models, method: Plugin, parameters: dict[str, Any], *, seed: 
     if loops is None or (method.facts["straight"] and not loops.lerp_is_fused()):
         return None
     return Direct(models, method, parameters, seed=seed, loops=loops)
+
+
+def needs_no_torch(method: Plugin, aligned: Checkpoint, others: Sequence[Checkpoint]) -> bool:
+    """Whether a merge of such checkpoints, as far as their headers say, is made by `Direct`."""
+    dtypes = [main_dtype(one) for one in (aligned, *others)]
+    alike = len(others) == 1 and others[0].kind == "full" and dtypes[0] == dtypes[1] and dtypes[0] in DTYPES
+    return alike and _is_simple(method) and find_spec("numba") is not None
 
 
 def _is_simple(method: Plugin) -> bool:
