@@ -88,9 +88,28 @@ def dots(pairs: Sequence[tuple[Array, Array]], *, compiled: bool = False) -> lis
     for begin in range(0, pairs[0][0].size, PIECE):
         wide = {key: widened(one[begin : begin + PIECE]).astype(np.float64) for key, one in apart.items()}
         for lanes, (one, other) in zip(totals, pairs, strict=True):
-            products = wide[id(one)] * wide[id(other)]
-            full = products.size - products.size % LANES
-            for row in products[:full].reshape(-1, LANES):
-                lanes += row
-            lanes[: products.size - full] += products[full:]
+            _add_in_order(lanes, wide[id(one)] * wide[id(other)])
     return [math.fsum(lanes.tolist()) for lanes in totals]
+
+
+def sizes(arrays: Sequence[Array], *, compiled: bool = False) -> list[float]:
+    """Σ|x| of each array of bf16 or fp32, summed as `dots`.
+
+    >>> sizes([np.array([1, -2], np.float32)])
+    [3.0]
+    """
+    loops = compiled_loops() if compiled else None
+    if loops:
+        return [math.fsum(loops.sizes(one).tolist()) for one in arrays]
+    totals = [np.zeros(LANES) for _ in arrays]
+    for lanes, one in zip(totals, arrays, strict=True):
+        for begin in range(0, one.size, PIECE):
+            _add_in_order(lanes, np.abs(widened(one[begin : begin + PIECE]).astype(np.float64)))
+    return [math.fsum(lanes.tolist()) for lanes in totals]
+
+
+def _add_in_order(lanes: Array, numbers: Array) -> None:
+    full = numbers.size - numbers.size % LANES
+    for row in numbers[:full].reshape(-1, LANES):
+        lanes += row
+    lanes[: numbers.size - full] += numbers[full:]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backend.lazy import numpy as np
 from backend.lazy import torch
-from backend.merging.arrays import WORTH, array_of, dots
+from backend.merging import arrays
+from backend.merging.arrays import WORTH, array_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,14 +86,24 @@ class Whole:
         """Whether nothing was asked of the tensor yet, so that this block is seen for the first time."""
         return not self._answers
 
-    def sums(self, *tensors: Tensor) -> list[float]:
-        """The sum of all elements of each tensor, in fp64."""
-        found: list[float] = self._ask(lambda: [float(one.sum(dtype=torch.float64)) for one in tensors], _added, list)
+    @property
+    def large(self) -> bool:
+        """Whether there is enough of the tensor to fetch compiled loops for it."""
+        return self.elements >= WORTH
+
+    def counts(self, *masks: Tensor) -> list[int]:
+        """How many elements of each mask are true."""
+        found: list[int] = self._ask(lambda: [int(one.sum()) for one in masks], _added, list)
+        return found
+
+    def sizes(self, *tensors: Tensor) -> list[float]:
+        """Σ|x| over all elements of each tensor; fp32 in, summed as `dots`."""
+        found: list[float] = self._ask(lambda: _sizes(tensors, compiled=self.large), _added, list)
         return found
 
     def dots(self, *pairs: tuple[Tensor, Tensor]) -> list[float]:
         """⟨one, other⟩ of each pair; fp32 in, fp64 sums, whose order on a CPU is the same on all."""
-        found: list[float] = self._ask(lambda: _dots(pairs, compiled=self.elements >= WORTH), _added, list)
+        found: list[float] = self._ask(lambda: _dots(pairs, compiled=self.large), _added, list)
         return found
 
     def columns(self, *tensors: Tensor) -> list[Tensor]:
@@ -200,10 +211,10 @@ def _dots(pairs: Sequence[tuple[Any, Any]], *, compiled: bool) -> list[float]:
     """By way of arrays, which are what is given where torch is not loaded; on a GPU in pieces of fp64."""
     first = pairs[0][0]
     if isinstance(first, np.ndarray):
-        return dots(pairs, compiled=compiled)
+        return arrays.dots(pairs, compiled=compiled)
     if first.device.type == "cpu":
-        arrays = {id(one): array_of(one.detach().reshape(-1)) for pair in pairs for one in pair}
-        return dots([(arrays[id(one)], arrays[id(other)]) for one, other in pairs], compiled=compiled)
+        flat = {id(one): array_of(one.detach().reshape(-1)) for pair in pairs for one in pair}
+        return arrays.dots([(flat[id(one)], flat[id(other)]) for one, other in pairs], compiled=compiled)
     pieces = {id(one): torch.split(one.reshape(-1), PIECE) for pair in pairs for one in pair}
     totals = [0.0] * len(pairs)
     for number in range(len(next(iter(pieces.values())))):
@@ -211,6 +222,12 @@ def _dots(pairs: Sequence[tuple[Any, Any]], *, compiled: bool) -> list[float]:
         for place, (one, other) in enumerate(pairs):
             totals[place] += float(torch.dot(wide[id(one)], wide[id(other)]))
     return totals
+
+
+def _sizes(tensors: Sequence[Tensor], *, compiled: bool) -> list[float]:
+    if tensors[0].device.type == "cpu":
+        return arrays.sizes([array_of(one.detach().reshape(-1)) for one in tensors], compiled=compiled)
+    return [float(one.abs().sum(dtype=torch.float64)) for one in tensors]
 
 
 def _upper(sizes: list[Tensor]) -> list[Tensor]:

@@ -17,6 +17,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba.extending import intrinsic, overload
 
 from backend.merging.arrays import LANES
+from backend.merging.place import BITS, STRIDE
 
 HALF, SINGLE = numba.types.uint16, numba.types.float32
 bits, single, double = np.uint32, np.float32, np.float64
@@ -122,3 +123,27 @@ def dot(one: Any, other: Any) -> Any:
     for lane in range(one.size - full):
         lanes[lane] += double(widened(one[full + lane])) * double(widened(other[full + lane]))
     return lanes
+
+
+@compiled
+def sizes(numbers: Any) -> Any:
+    """The magnitudes of all elements, summed as `dot` does."""
+    lanes = np.zeros(LANES)
+    full = numbers.size - numbers.size % LANES
+    for begin in range(0, full, LANES):
+        row = numbers[begin : begin + LANES]
+        for lane in range(LANES):
+            lanes[lane] += abs(double(widened(row[lane])))
+    for lane in range(numbers.size - full):
+        lanes[lane] += abs(double(widened(numbers[full + lane])))
+    return lanes
+
+
+@compiled
+def draw(numbers: Any, limit: int, first: int, key: int, kept: Any) -> None:
+    """kept = the number where its die, as `Place.dice` throws it, falls below `limit`, else 0."""
+    for at in range(numbers.size):
+        state = bits(bits(first) + bits(at) * bits(STRIDE))
+        state = bits((state ^ (state >> bits(16))) * bits(0x7FEB352D))
+        state = bits((state ^ (state >> bits(15)) ^ bits(key)) * bits(0x846CA68B))
+        kept[at] = numbers[at] if (state >> bits(32 - BITS)) < bits(limit) else single(0)

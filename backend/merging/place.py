@@ -85,6 +85,12 @@ class Place:
             return 0.0
         return self.layer / (self.layers - 1) if self.layers > 1 else 1.0
 
+    def counter(self, salt: int = 0) -> tuple[int, int]:
+        """Where the counter of element `begin` stands, modulo 2³², and the key that is mixed in."""
+        digest = hashlib.sha256(f"{self.seed}/{salt}/{self.name}".encode()).digest()
+        first, key = (int.from_bytes(digest[at : at + 4], "little") for at in (0, 4))
+        return (first + self.begin * STRIDE) % 2**32, key
+
     def dice(self, count: int, salt: int = 0, *, device: torch.device | str = "cpu") -> Tensor:
         """`count` whole numbers in [0, 2²⁴), int32, from element `begin` on: number i depends on (seed, name, salt, i).
 
@@ -93,14 +99,13 @@ class Place:
         >>> Place("w", seed=1).dice(3)[2:] == Place("w", seed=1, begin=2).dice(1)
         tensor([True])
         """
-        digest = hashlib.sha256(f"{self.seed}/{salt}/{self.name}".encode()).digest()
-        first, key = (int.from_bytes(digest[at : at + 4], "little") for at in (0, 4))
+        first, key = self.counter(salt)
         out = torch.empty(count, dtype=torch.int32, device=device)
         steps = torch.arange(min(count, BLOCK), dtype=torch.int32, device=device).mul_(_signed(STRIDE))
         spare = torch.empty_like(steps)
         for begin in range(0, count, BLOCK):
             state = out[begin : begin + BLOCK]
-            torch.add(steps[: len(state)], _signed(first + (self.begin + begin) * STRIDE), out=state)
+            torch.add(steps[: len(state)], _signed(first + begin * STRIDE), out=state)
             _fold(state, 16, spare).mul_(_signed(0x7FEB352D))
             _fold(state, 15, spare).bitwise_xor_(_signed(key)).mul_(_signed(0x846CA68B))
         return out.bitwise_right_shift_(32 - BITS).bitwise_and_((1 << BITS) - 1)  # the upper bits are mixed best

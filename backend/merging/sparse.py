@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from backend.lazy import torch
+from backend.merging.arrays import array_of, compiled_loops
 from backend.merging.blocks import Whole
 from backend.merging.ops import masked
 from backend.merging.place import BITS, Place
@@ -61,16 +63,28 @@ def draw(
     """
     if isinstance(keep, float) and keep >= 1:
         return delta
-    limit = torch.as_tensor(keep, dtype=torch.float64, device=delta.device).mul(2**BITS).ceil().to(torch.int32)
-    dice = place.dice(delta.numel(), salt, device=delta.device).reshape(delta.shape)
-    stays = dice.sub_(limit).bitwise_right_shift_(31)  # all bits set where dice < limit
-    kept = stays.bitwise_and_(delta.view(torch.int32)).view(torch.float32)
+    whole = whole or Whole(delta.numel())
+    kept = _kept(delta, keep, place, salt, compiled=whole.large)
     if rescale == "inverse":
         return kept / keep
     if rescale == "l1":
-        before, after = (whole or Whole(delta.numel())).sums(delta.abs(), kept.abs())
+        before, after = whole.sizes(delta, kept)
         return kept * (before / after) if after else kept
     return kept
+
+
+def _kept(delta: Tensor, keep: Tensor | float, place: Place, salt: int, *, compiled: bool) -> Tensor:
+    """`delta` where a die falls below `keep`, 0 elsewhere."""
+    loops = compiled_loops() if compiled and isinstance(keep, float) and delta.device.type == "cpu" else None
+    if loops:
+        kept = torch.empty(delta.shape, dtype=delta.dtype)
+        numbers, into = array_of(delta.reshape(-1)), array_of(kept.reshape(-1))
+        loops.draw(numbers, math.ceil(keep * 2**BITS), *place.counter(salt), into)
+        return kept
+    limit = torch.as_tensor(keep, dtype=torch.float64, device=delta.device).mul(2**BITS).ceil().to(torch.int32)
+    dice = place.dice(delta.numel(), salt, device=delta.device).reshape(delta.shape)
+    stays = dice.sub_(limit).bitwise_right_shift_(31)  # all bits set where dice < limit
+    return stays.bitwise_and_(delta.view(torch.int32)).view(torch.float32)
 
 
 def keep_chances(delta: Tensor, density: float, epsilon: float) -> Tensor | float:

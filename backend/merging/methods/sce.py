@@ -46,7 +46,7 @@ def sce(
     whole = whole or Whole(deltas[0].numel())
     if select_topk < 1:
         spread = torch.stack(list(deltas)).var(dim=0, unbiased=False)
-        varying = int(whole.sums(spread != 0)[0])
+        varying = whole.counts(spread != 0)[0]
         (mask,) = whole.largest((spread, max(1, int(select_topk * varying)) if varying else 0))
         deltas = [delta * mask for delta in deltas]
     energies = whole.dots(*((delta, delta) for delta in deltas))
