@@ -101,6 +101,10 @@ slerp_curves, task_arithmetic, ties.
         found = Inspection((describe(first), describe(second)), check_pair(first, second, donor=donor))
         return found if found.errors else replace(found, estimates=estimates(self.settings, first, second))
 
+    def lasting_name(self, name: str) -> str:
+        """The name that runs keep of a checkpoint: of a folder given by a relative path its absolute one."""
+        return lasting_name(name, self.settings)
+
     def task_vector(self, aligned: str, tuned: str) -> list[LayerChange]:
         """‖δ‖/‖θ0‖ and cos(δ, θ0) by layer and module; computed in another process, then kept by the files' hashes.
 
@@ -282,7 +286,9 @@ slerp_curves, task_arithmetic, ties.
                 remedy = "0 is aligned, 1 fine-tuned."
                 raise UserError("lambda", got=column.lam, allowed="a number from 0 to 1", remedy=remedy)
         self._refuse_while_busy()
-        found = [replace(one, aligned=self._lasting(one.aligned), tuned=self._lasting(one.tuned)) for one in columns]
+        found = [
+            replace(one, aligned=self.lasting_name(one.aligned), tuned=self.lasting_name(one.tuned)) for one in columns
+        ]
         return self._playground.stream(found, messages, new_tokens)
 
     def warm(self, aligned: str, tuned: str) -> None:
@@ -294,7 +300,7 @@ slerp_curves, task_arithmetic, ties.
         resolve(aligned, self.settings, field="aligned")
         resolve(tuned, self.settings, field="tuned")
         if not self._database.list_runs(status=[RunStatus.RUNNING]):
-            self._playground.warm(self._lasting(aligned), self._lasting(tuned))
+            self._playground.warm(self.lasting_name(aligned), self.lasting_name(tuned))
 
     def device(self) -> dict[str, Any]:
         """What computes and what it does: {"device", "state", "queue", "worker"}."""
@@ -325,9 +331,6 @@ slerp_curves, task_arithmetic, ties.
         return [self._database.run(run) for run in bundles.take_in(self._database, bundle, stored=False)]
 
     # ------------------------------------------------------------------------------------ inside
-
-    def _lasting(self, name: str) -> str:
-        return lasting_name(name, self.settings)
 
     def _notice_a_lost_worker(self) -> None:
         if self._database.list_runs(status=[RunStatus.RUNNING]) and not worker_is_alive(self.settings):

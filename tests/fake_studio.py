@@ -96,6 +96,9 @@ class FakeStudio(FakeTuning):
             self._shift = {**getattr(self, "_shift", {}), run.id: shift}
 
     # -- what there is
+    def lasting_name(self, name: str) -> str:
+        return name.replace("./", "demo/")  # as if the person stood in the folder of the demo
+
     def catalogue(self) -> dict[str, Any]:
         lam = {"name": "lam", "kind": "float", "default": 0.5, "low": 0, "high": 1, "help": "how far to walk, no unit"}
         density = {

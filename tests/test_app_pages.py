@@ -323,6 +323,13 @@ def test_a_walk_along_lambda_is_drawn_call_by_call_and_the_newest_wins(page: Pag
     assert not page.compare.walk({**about, "prompt": " ", "lam": 0.5})["draw"].keys() - {"compare-status"}
 
 
+def test_a_pair_typed_as_relative_folders_has_the_marks_of_its_runs(page: Page) -> None:
+    ticks = page.compare.knob_value("demo/aligned", "demo/tool-mixed-sft", 0.5)["ticks"]
+    assert len(ticks) == 11
+    assert page.compare.knob_value("./aligned", "./tool-mixed-sft", 0.5)["ticks"] == ticks
+    assert page.compare.knob_value("./aligned", "./other", 0.5)["ticks"] == []
+
+
 def test_a_busy_device_shows_stored_answers_and_the_reason(page: Page) -> None:
     page.studio.busy = "Run 12 holds the device, about 9 s left."
     prompt, ticket = page.compare.find_examples()[0][1], page.compare.sessions.take("t")

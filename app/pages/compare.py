@@ -141,7 +141,8 @@ class Compare:
         return {"value": lam, "ticks": ticks, "label": LABEL, "ends": ["aligned", "fine-tuned"], "about": about}
 
     def _measured(self, aligned: str, tuned: str) -> list[Any]:
-        runs = [r for r in self.studio.runs() if (r.spec.get("aligned"), r.spec.get("tuned")) == (aligned, tuned)]
+        pair = self.studio.lasting_name(aligned), self.studio.lasting_name(tuned)
+        runs = [run for run in self.studio.runs() if (run.spec.get("aligned"), run.spec.get("tuned")) == pair]
         found = self.studio.points([run.id for run in runs if run.kind == "sweep"]) if runs else []
         return [point for point in found if point.method == "linear"]  # what the live λ walks along
 

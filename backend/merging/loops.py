@@ -34,8 +34,10 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
 
 def lerp_is_fused() -> bool:
     """Whether `torch.lerp` rounds only once after multiplying and adding here, as `line` does; most processors can."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return True
     features = get_host_cpu_features()
-    return platform.machine() in ("aarch64", "arm64") or bool(features.get("avx2") and features.get("fma"))
+    return bool(features.get("avx2") and features.get("fma"))
 
 
 @intrinsic
