@@ -151,7 +151,7 @@ def merge_method(
         check: refuses knobs that do not go together, before any tensor is read.
         splits: into what a tensor may be cut, each piece merged by itself: "elements", flat; "rows", along the last
             axis; "tensor" where the function must see all of it at once, which takes the most memory.
-        straight: whether with one fine-tuned model it is θ0 + knob·(θ1 − θ0) by a single torch operation; that one
+        straight: whether with one fine-tuned model it is θ0 + knob·(θ1 − θ0) by `torch.lerp`; that one
             rounds once in any dtype, so the tensors are handed over as they are stored.
         survey: (knob, function) of a method whose choice is across tensors. Where the knob is not 0 the function is run
             over every tensor first, on positional parameters like the method's, and gives a number, or None for a

@@ -119,6 +119,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "STUDIO_SAVE_SECONDS": str(settings.save_seconds),
         "STUDIO_PUBLIC": str(int(settings.public)),
         "OMP_NUM_THREADS": threads,
+        "MKL_DYNAMIC": "FALSE",  # else torch takes as many as there are cores where more are set
         **CALM,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

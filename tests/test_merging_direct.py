@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backend.checkpoints.folder import read_folder
 from backend.checkpoints.reader import array_dtype, open_source, read_array, torch_dtype
 from backend.errors import UserError
-from backend.merging import arrays, direct, sparse
+from backend.merging import arrays, blocks, direct, place, sparse
 from backend.merging.arrays import array_of, compiled_loops
 from backend.merging.direct import needs_no_torch
 from backend.merging.engine import merge_to_folder, merged_tensors, open_models
@@ -40,9 +41,17 @@ from pathlib import Path
 from backend.checkpoints.folder import read_folder
 from backend.merging.engine import merge_to_folder
 from backend.registry import methods
-start, goal, out, name = sys.argv[1:]
-merge_to_folder(read_folder("a", Path(start)), read_folder("b", Path(goal)), methods.get(name), {"lam": 0.3}, Path(out))
+start, goal, out, name, lam = sys.argv[1:]
+pair = read_folder("a", Path(start)), read_folder("b", Path(goal))
+merge_to_folder(*pair, methods.get(name), {"lam": float(lam)}, Path(out))
 print("torch" in sys.modules)
+"""
+KEPT = """
+import numpy as np
+from backend.merging import loops
+ones, target = np.full(9, 0x3F80, np.uint16), np.zeros(9, np.uint16)
+loops.line(ones, ones, 0.3, target)
+print((target == ones).all())
 """
 
 
@@ -102,21 +111,94 @@ def test_a_merge_without_torch_gives_the_bits_of_one_with_it(
     assert (alone["files"], alone["effective"]) == (beside["files"], beside["effective"])
 
 
+def said(program: str, *given: object, **more: str) -> str:
+    """What a fresh process prints."""
+    command = [sys.executable, "-c", program, *map(str, given)]
+    environment = {**os.environ, **more}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
 @with_numba
-@pytest.mark.parametrize("method", ["linear", "slerp"])
-def test_lines_and_arcs_load_no_torch_and_other_methods_do(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "lam"), [("linear", 0.3), ("slerp", 0.3), ("slerp", 0), ("slerp", 1)])
+def test_lines_and_arcs_load_no_torch_and_other_methods_do(method: str, lam: float, tmp_path: Path) -> None:
     aligned = tiny.folder(tmp_path / "aligned", dtype=torch.bfloat16)
     tuned = tiny.folder(tmp_path / "tuned", dtype=torch.bfloat16, near=aligned)
+    for folder in (aligned, tuned):  # a buffer that holds no weights, and a tensor that hardly differs
+        tensors = load_file(folder / "model.safetensors") | {"model.steps": torch.arange(5)}
+        tensors["model.norm.weight"] = torch.ones(2**13, dtype=torch.bfloat16)
+        tensors["model.norm.weight"][0] += 2**-7 * (folder == tuned)
+        save_file(tensors, folder / "model.safetensors")
     for name, expected in ((method, "False"), ("ties", "True")):
-        command = [sys.executable, "-c", ALONE, str(aligned), str(tuned), str(tmp_path / name), name]
-        told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert told.stdout.split() == [expected]
+        assert said(ALONE, aligned, tuned, tmp_path / name, name, lam) == expected
 
 
 def test_the_process_of_a_merge_loads_no_torch_by_itself() -> None:
-    program = "import sys, backend.jobs.child, backend.jobs.merge; print('torch' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["False"]
+    program = """
+import sys, backend.jobs.child
+from backend.jobs.merge import merge_device
+from backend.registry import methods
+from backend.settings import from_environment
+print(merge_device(from_environment(), methods.get("linear")), "torch" in sys.modules)
+"""
+    for device in ("auto", "cpu"):
+        assert said(program, STUDIO_DEVICE=device) == "cpu False"
+
+
+@with_numba
+@pytest.mark.parametrize("method", ["slerp", "slerp_curves"])
+def test_how_far_a_merge_goes_does_not_depend_on_the_threads(method: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(4)
+    start = {NAMES[1]: torch.randn(1100, 1000, generator=generator), NAMES[2]: torch.randn(70, 10)}
+    goal = {name: one + 0.3 * torch.randn(one.shape, generator=generator) for name, one in start.items()}
+    goal[NAMES[1]][1:] = start[NAMES[1]][1:]
+    pair, plugin = (save(tmp_path / "a", start), save(tmp_path / "b", goal)), methods.get(method)
+    knobs = check_request(plugin, {"lam": 1.0} | ({"mlp": [0.5, 1.0]} if method == "slerp_curves" else {}))
+    found = []
+    for threads, loops in ((1, compiled_loops), (3, compiled_loops), (3, lambda: None)):
+        torch.set_num_threads(threads)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(direct, "compiled_loops", loops)
+                found.append(merge_to_folder(*pair, plugin, knobs, tmp_path / f"out{len(found)}"))
+        finally:
+            torch.set_num_threads(1)
+    assert found[0]["effective"] == found[1]["effective"] == found[2]["effective"]
+    assert found[0]["files"] == found[1]["files"] == found[2]["files"]
+
+
+@with_numba
+@pytest.mark.parametrize(
+    ("method", "knobs"),
+    [("slerp", {}), ("dare_linear", {"rescale": "l1"}), ("dare_ties", {}), ("della", {}), ("ties", {})],
+)
+def test_compiled_loops_inside_a_merge_change_no_byte(
+    method: str, knobs: dict[str, Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    pair, plugin = pair_of(tmp_path, torch.bfloat16), methods.get(method)
+    checked, found = check_request(plugin, knobs), []
+    monkeypatch.setattr(direct, "compiled_loops", lambda: None)
+    for worth in (1, 2**40):
+        monkeypatch.setattr(blocks, "WORTH", worth)
+        found.append(merge_to_folder(*pair, plugin, checked, tmp_path / str(worth)))
+    assert found[0]["files"] == found[1]["files"]
+    assert found[0]["effective"] == found[1]["effective"]
+
+
+@with_numba
+def test_the_constants_of_the_loops_are_those_beside_them() -> None:
+    assert LOOPS is not None
+    assert (LOOPS.LANES, LOOPS.BITS, LOOPS.STRIDE) == (arrays.LANES, place.BITS, place.STRIDE)
+
+
+@with_numba
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_a_damaged_file_of_kept_loops_is_compiled_again(kind: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert said(KEPT, NUMBA_CACHE_DIR=str(tmp_path)) == "True"
+        kept = list(tmp_path.rglob(f"*.{kind}"))
+        assert kept
+        for file in kept:
+            file.write_bytes(b"")
 
 
 @with_numba
@@ -207,8 +289,8 @@ def test_a_sum_that_rounds_on_the_way_is_the_same_on_every_processor() -> None:
 @given(st.floats(1e-9, 0.9999), st.integers(0, 2**32 - 1), st.integers(0, 2**33))
 def test_a_compiled_draw_keeps_what_the_dice_say(keep: float, seed: int, begin: int) -> None:
     delta = torch.randn(300, generator=torch.Generator().manual_seed(seed))
-    place = Place("layers.3.w", 4, seed, begin)
-    plain, compiled = (sparse._kept(delta, keep, place, 2, compiled=one) for one in (False, True))
+    where = Place("layers.3.w", 4, seed, begin)
+    plain, compiled = (sparse._kept(delta, keep, where, 2, compiled=one) for one in (False, True))
     assert bits(plain) == bits(compiled)
 
 

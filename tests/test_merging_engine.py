@@ -333,7 +333,7 @@ def test_integers_that_differ_are_refused_by_name(make) -> None:
         path = checkpoint.folder / "model.safetensors"
         save_file({**load_file(path), "steps": torch.tensor([number])}, path)
         sources.append(Reader(resolve_again(checkpoint)))
-    with pytest.raises(UserError, match=r"`steps` holds integers \(torch.int64\) that differ"):
+    with pytest.raises(UserError, match=r"`steps` holds integers \(I64\) that differ"):
         list(merged_tensors(Models(sources[0], sources[1:]), LINEAR, {"lam": 0.5}))
     with pytest.raises(UserError, match="`steps` holds integers"):
         ResidentPair(*sources)

@@ -45,6 +45,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CUT = [method for method in methods if method.facts["splits"] != "tensor"]
 MERGE = """
 import json, signal, sys
+from backend.merging import blocks
+blocks.WORTH = 1
 from pathlib import Path
 from backend.checkpoints.folder import read_folder
 from backend.merging.engine import merge_to_folder
@@ -506,7 +508,7 @@ def test_the_estimate_counts_the_blocks_that_a_merge_holds() -> None:
     assert (guard.BLOCK, guard.THREADS, guard.BLOCKS_HELD) == (blocks.BLOCK, stream.MOST_THREADS, stream.AHEAD + 1)
 
 
-@pytest.mark.parametrize("method", ["linear", "slerp", "ties", "karcher", "arcee_fusion", "safe_lora"])
+@pytest.mark.parametrize("method", ["linear", "slerp", "ties", "dare_linear", "karcher", "arcee_fusion", "safe_lora"])
 def test_memory_is_what_the_estimate_says(large: Any, tmp_path: Path, method: str) -> None:
     facts = methods.get(method).facts
     assert (facts["splits"] == "tensor") == (method == "safe_lora")
@@ -514,7 +516,8 @@ def test_memory_is_what_the_estimate_says(large: Any, tmp_path: Path, method: st
     assert light == (method in ("linear", "slerp"))
     whole = facts["splits"] == "tensor"
     told = estimate_merge(*large, *[large[1]] * len(facts["extras"]), whole=whole, light=light).memory
-    with child(large, tmp_path / "out", method) as process:
+    knobs = '{"rescale": "l1"}' if method == "dare_linear" else "{}"
+    with child(large, tmp_path / "out", method, knobs) as process:
         said, _ = process.communicate()
     assert process.returncode == 0
     peak = json.loads(said.splitlines()[-1])["peak"]

@@ -132,14 +132,12 @@ class FolderWriter:
     def put(self, name: str, begin: int, numbers: Tensor | Array) -> None:
         """Elements of tensor `name` from flat index `begin` on; from any thread, in any order."""
         number, offset = self._places[name]
+        size = numbers.itemsize
         if not isinstance(numbers, np.ndarray):
             flat = numbers.detach().to("cpu").contiguous().reshape(-1)
-            numbers = (flat.view(torch.uint8) if flat.numel() else flat).numpy()
-            begin *= flat.element_size()
-        else:
-            begin *= numbers.itemsize
+            numbers = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0)
         if numbers.size:
-            self._put(self._files[number], numbers.view(np.uint8).data, offset + begin)
+            self._put(self._files[number], numbers.view(np.uint8).data, offset + begin * size)
 
     def finish(self, name: str, note: Sequence[float] = ()) -> None:
         """Every element of `name`, the next in order, was put; `note` is kept in the journal with it."""

@@ -62,6 +62,8 @@ def merge_device(settings: Settings, method: Plugin, recorded: str = "") -> str:
     """
     if settings.device == "auto" and (recorded == "cpu" or (not recorded and method.facts["splits"] != "tensor")):
         return "cpu"
+    if settings.device == "cpu":
+        return "cpu"
     from backend.inference.model import pick_device
 
     return pick_device(settings.device).type

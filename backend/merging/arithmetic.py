@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from backend.lazy import torch
+from backend.merging.arrays import array_of
 from backend.merging.blocks import BLOCK, Whole, over_blocks, spans
 from backend.merging.by_tensor import settled
 from backend.merging.crew import Crew
 from backend.merging.inputs import SURELY_FINITE, Arguments, Bundle, overflow
-from backend.merging.ops import STRAIGHT, Blend, Walk, round_once
+from backend.merging.ops import STRAIGHT, Blend, Walk, round_once, walk_of
 from backend.merging.passes import GPU_BLOCK, write_blend, write_line, write_step
 from backend.registry import Plugin
 
@@ -90,7 +91,7 @@ def merge_block(
             blend = _call(given, method, parameters)
             exact = blend.of(given.aligned, given.fine_tuned)
             known = None if block.shared is not None else blend.walk()
-            walk = _walk(given, exact, None, block.shared) if known is None else known if whole.first else Walk()
+            walk = _blend_walk(given, exact, block.shared) if known is None else known if whole.first else Walk()
             walk += blend.counted() if whole.first else Walk()
         else:
             exact = _call(given, method, parameters)
@@ -222,6 +223,14 @@ def _walk(given: Arguments, start: Tensor | None, step: Tensor | None, shared: i
     moved = None if start is None else start - given.aligned
     parts = (moved, step, given.goal, given.aligned if given.goal is None else None)
     return Walk.of(*(None if one is None else one.reshape(-1)[:shared] for one in parts))
+
+
+def _blend_walk(given: Arguments, exact: Tensor, shared: int | None) -> Walk:
+    """The same of a blend whose dots do not say it, as `Direct` has it without torch."""
+    if shared is not None or exact.device.type != "cpu":
+        return _walk(given, exact, None, shared)
+    moved, delta = (array_of(one.reshape(-1)) for one in (exact - given.aligned, given.delta))
+    return walk_of(moved, delta, compiled=given.whole.large)
 
 
 def _step(given: Arguments, method: Plugin, parameters: dict[str, Any]) -> Step:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from backend.checkpoints.reader import Array
 
-WORTH = 2**20  # elements from which on a compiled loop is fetched, which takes a third of a second, once in a process
+WORTH = 2**20  # elements from which on a compiled loop is fetched, which takes half a second, once in a process
 LANES = 512  # sums in a dot
 PIECE = 2**16  # in fp64
 

@@ -11,14 +11,14 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from backend.checkpoints.inspect import main_dtype
+from backend.checkpoints.headers import FLOATS
 from backend.checkpoints.reader import Scratch, read_array
 from backend.lazy import numpy as np
-from backend.merging.arrays import compiled_loops, largest
+from backend.merging.arrays import compiled_loops, largest, widened
 from backend.merging.blocks import Whole
 from backend.merging.by_tensor import settled
 from backend.merging.inputs import SURELY_FINITE, Models, checked_largest, overflow
-from backend.merging.ops import STRAIGHT, Blend, Walk
+from backend.merging.ops import STRAIGHT, Blend, Walk, walk_of
 from backend.registry import Plugin
 from backend.types import Checkpoint
 
@@ -42,11 +42,8 @@ class Direct:
         self._loops = loops
         self._scratch = Scratch()
 
-    def merge(self, name: str, begin: int, end: int, whole: Whole) -> tuple[Array, Walk] | None:
-        """Elements `begin` to `end` of the merged tensor, in memory that the thread's next call takes, and their walk.
-
-        None where only torch's own sums say how far they go.
-        """
+    def merge(self, name: str, begin: int, end: int, whole: Whole) -> tuple[Array, Walk]:
+        """Elements `begin` to `end` of the merged tensor, in memory that the thread takes again, and their walk."""
         aligned, tuned = _lies(self._models, name)
         start = read_array(aligned, begin, end, self._scratch.part(0, end - begin))
         goal = read_array(tuned, begin, end, self._scratch.part(1, end - begin))
@@ -61,10 +58,7 @@ class Direct:
         else:
             given = {"aligned": start, "fine_tuned": goal, "place": place, "whole": whole}
             blend: Blend = self._method.function(*[given[name] for name in self._method.takes], **knobs)
-            known = blend.walk()
-            if known is None:
-                return None
-            merged, walk = self._blend(start, goal, blend, target), known + blend.counted() if whole.first else Walk()
+            merged, walk = self._blend(start, goal, blend, target), _walk(start, goal, blend, whole)
         if most >= SURELY_FINITE and not largest(merged) < float("inf"):
             raise overflow(name, max(largest(goal), largest(start)), self._method.name)
         return merged, walk
@@ -76,7 +70,7 @@ class Direct:
         return target
 
     def _blend(self, start: Array, goal: Array, blend: Blend, target: Array) -> Array:
-        if (blend.first, blend.second) in ((1, 0), (0, 1)):
+        if blend.is_end:
             return start if blend.first else goal
         self._loops.blend(start, goal, blend.first, blend.second, target, target.dtype.type(0))
         return target
@@ -95,10 +89,25 @@ def direct(models: Models, method: Plugin, parameters: dict[str, Any], *, seed: 
 
 
 def needs_no_torch(method: Plugin, aligned: Checkpoint, others: Sequence[Checkpoint]) -> bool:
-    """Whether a merge of such checkpoints, as far as their headers say, is made by `Direct`."""
-    dtypes = [main_dtype(one) for one in (aligned, *others)]
-    alike = len(others) == 1 and others[0].kind == "full" and dtypes[0] == dtypes[1] and dtypes[0] in DTYPES
-    return alike and _is_simple(method) and find_spec("numba") is not None
+    """Whether a merge of such checkpoints is made by `Direct`, as far as their headers say."""
+    if len(others) != 1 or others[0].kind != "full" or not _is_simple(method) or find_spec("numba") is None:
+        return False
+    theirs = others[0].tensors
+    pairs = [(one, theirs.get(name)) for name, one in aligned.tensors.items() if one.dtype in FLOATS]
+    return all(
+        one.dtype in DTYPES and (two is None or (two.dtype, two.shape) == (one.dtype, one.shape)) for one, two in pairs
+    )
+
+
+def _walk(start: Array, goal: Array, blend: Blend, whole: Whole) -> Walk:
+    """How far one block goes, in the sums that `merge_block` makes."""
+    walk = blend.counted() if whole.first else Walk()
+    if (known := blend.walk()) is not None:
+        return walk + known if whole.first else walk
+    begin, end = widened(start), widened(goal)
+    exact = begin * np.float32(blend.first) + end * np.float32(blend.second)
+    exact = exact if not blend.is_end else begin if blend.first else end
+    return walk + walk_of(exact - begin, end - begin, compiled=whole.large)
 
 
 def _is_simple(method: Plugin) -> bool:

@@ -12,6 +12,7 @@ from backend.checkpoints.names import bare, is_derived
 from backend.checkpoints.reader import Scratch, Source, read_array
 from backend.checkpoints.tying import find_ends
 from backend.errors import UserError
+from backend.lazy import numpy as np
 from backend.lazy import torch
 from backend.merging.arrays import equal
 from backend.merging.blocks import BLOCK, Splits, Whole, block_shape
@@ -19,6 +20,8 @@ from backend.merging.place import Place, layer_count
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from backend.checkpoints.reader import Array
 
 # Below this no difference and no merge of ours leaves fp32, so they need no check of their own.
 SURELY_FINITE = 1e18
@@ -213,14 +216,30 @@ class Models:
         """One tensor of every model; the aligned one alone where it holds no weights, which must then be equal."""
         start = self.aligned.read(name)
         if not start.dtype.is_floating_point:
-            for source in self.tuned if name not in self._only_ours else ():
-                _check_constant(name, start, source)
-            return start
+            return torch.from_numpy(self.constant(name)).reshape(start.shape)
         changed = name in self.changed
         tuned = [source.read(name) if changed else start for source in self.tuned]
         extras = {key: source.read(name) if changed else start for key, source in self.extras.items()}
         bundle = Bundle.of(self.place(name, seed=seed), start, tuned, extras)
         return self._with_facts(bundle, start.shape)
+
+    def constant(self, name: str) -> Array:
+        """The numbers of a tensor that holds no weights, laid flat.
+
+        Raises:
+            UserError: they are others in one of the models.
+        """
+        ours, *theirs = (
+            source.lies(name) for source in (self.aligned, *(self.tuned if name not in self._only_ours else ()))
+        )
+        assert ours
+        numbers = read_array(ours, 0, ours.elements)
+        for info in theirs:
+            assert info
+            if not np.array_equal(numbers, read_array(info, 0, info.elements)):
+                problem = f"`{name}` holds integers ({ours.dtype}) that differ between the two models"
+                raise UserError("tuned", problem=problem, remedy="Dequantise both, or pick a matching pair.")
+        return numbers
 
     def _with_facts(self, bundle: Bundle, shape: Sequence[int]) -> Bundle:
         """With what was measured of the tensor, and how far into this part of it the models share their rows."""
@@ -310,13 +329,6 @@ def _unequal_shapes(name: str, ours: Sequence[int], theirs: Sequence[int], role:
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) if one.dtype == other.dtype else torch.equal(one.float(), other.float())
-
-
-def _check_constant(name: str, start: Tensor, fine_tuned: Source) -> None:
-    """Integers are no weights: they must be equal in both."""
-    if not torch.equal(start, fine_tuned.read(name)):
-        problem = f"`{name}` holds integers ({start.dtype}) that differ between the two models"
-        raise UserError("tuned", problem=problem, remedy="Dequantise both, or pick a matching pair.")
 
 
 def _largest(tensor: Tensor, name: str, role: str) -> float:

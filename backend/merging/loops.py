@@ -16,20 +16,35 @@ import numpy as np
 from llvmlite.binding import get_host_cpu_features
 from numba.extending import intrinsic, overload
 
-from backend.merging.arrays import LANES
-from backend.merging.place import BITS, STRIDE
-
 HALF, SINGLE = numba.types.uint16, numba.types.float32
 bits, single, double = np.uint32, np.float32, np.float64
+LANES, BITS, STRIDE = (
+    512,
+    24,
+    0x9E3779B9,
+)  # of arrays and place; what is kept lasts until this file changes
 
 
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled when it is first called with such dtypes."""
+    """Compiled when it is first called with such dtypes; what was kept and cannot be used is compiled again."""
+    plain = numba.njit(nogil=True)(loop)
     try:
-        kept: Callable[..., Any] = numba.njit(nogil=True, cache=True)(loop)
+        chosen = numba.njit(nogil=True, cache=True)(loop)
     except RuntimeError:  # there is no folder to keep it in
-        kept = numba.njit(nogil=True)(loop)
-    return kept
+        chosen = plain
+
+    def call(*given: Any) -> Any:
+        nonlocal chosen
+        try:
+            return chosen(*given)
+        except Exception:  # a damaged file raises whatever unpickling does, a full disk another
+            if chosen is plain:
+                raise
+            chosen = plain
+            return chosen(*given)
+
+    call.__doc__ = loop.__doc__
+    return call
 
 
 def lerp_is_fused() -> bool:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backend.errors import UserError
 from backend.lazy import torch
+from backend.merging.arrays import dots
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from backend.checkpoints.reader import Array
 
 BLOCK = 2**17
 LEAST_MOVED = 1e-9  # of the squared lengths: fp64 then leaves six digits of what moved
@@ -86,9 +89,14 @@ class Blend(NamedTuple):
     second: float
     dots: tuple[float, float, float] | None = None  # ⟨θ0, θ0⟩, ⟨θ1, θ1⟩, ⟨θ0, θ1⟩ of the whole tensor, in fp64
 
+    @property
+    def is_end(self) -> bool:
+        """Whether it is θ0 or θ1 itself."""
+        return (self.first, self.second) in ((1, 0), (0, 1))
+
     def of(self, aligned: Tensor, fine_tuned: Tensor) -> Tensor:
         """θ; an end of the walk is the very tensor it ends at."""
-        if (self.first, self.second) in ((1, 0), (0, 1)):
+        if self.is_end:
             return aligned if self.first else fine_tuned
         return aligned.mul(self.first).add_(fine_tuned.mul(self.second))
 
@@ -98,7 +106,7 @@ class Blend(NamedTuple):
         >>> Blend(0.25, 0.75).counted().lines, Blend(0.5, 0.75).counted().arcs, Blend(0, 1).counted() == Walk()
         (1, 1, True)
         """
-        if (self.first, self.second) in ((1, 0), (0, 1)):
+        if self.is_end:
             return Walk()
         return Walk(lines=1) if self.first + self.second == 1 else Walk(arcs=1)
 
@@ -118,6 +126,17 @@ class Blend(NamedTuple):
             start_moved=back * back * aligned + 2 * back * self.second * both + self.second * self.second * tuned,
             whole=whole,
         )
+
+
+def walk_of(moved: Array, delta: Array, *, compiled: bool) -> Walk:
+    """The sums of one block of a method that gives no step: `moved` is s, both are fp32 laid flat; as `arrays.dots`.
+
+    >>> import numpy
+    >>> walk_of(numpy.float32([1, 0]), numpy.float32([2, 1]), compiled=False).start_along
+    2.0
+    """
+    along, length, whole = dots([(moved, delta), (moved, moved), (delta, delta)], compiled=compiled)
+    return Walk(start_along=along, start_moved=length, whole=whole)
 
 
 STRAIGHT = Walk(along=1.0, moved=1.0, whole=1.0)  # τ = δ: how long δ is cancels

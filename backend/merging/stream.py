@@ -11,7 +11,7 @@ import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backend.checkpoints.headers import FLOATS
 from backend.checkpoints.reader import Scratch, read_array
@@ -24,9 +24,6 @@ from backend.merging.inputs import Bundle, Models
 from backend.merging.ops import Effect, Walk
 from backend.registry import Plugin
 from backend.threads import set_thread_count, thread_count
-
-if TYPE_CHECKING:
-    pass
 
 MOST_THREADS = 4
 AHEAD = 3  # blocks that wait for each thread
@@ -86,9 +83,7 @@ class Stream:
     def _tensor(self, slot: Slot) -> Walk:
         if slot.dtype not in FLOATS:
             self._check()
-            constant = self._models.read(slot.name)
-            assert not isinstance(constant, Bundle)
-            self._writer.put(slot.name, 0, constant)
+            self._writer.put(slot.name, 0, self._models.constant(slot.name))
             return Walk()
         equal = self._models.equal_ones(slot.name)
         if all(equal) and self._method.facts["keeps_equal"]:
@@ -97,9 +92,10 @@ class Stream:
             return self._whole(slot)
 
         def merge(name: str, begin: int, end: int, whole: Whole) -> Walk:
-            if self._direct and (found := self._direct.merge(name, begin, end, whole)):
-                self._writer.put(name, begin, found[0])
-                return found[1]
+            if self._direct:
+                numbers, walk = self._direct.merge(name, begin, end, whole)
+                self._writer.put(name, begin, numbers)
+                return walk
             splits, scratch = self._method.facts["splits"], self._scratch
             block = self._models.block(name, begin, end, splits, equal, seed=self._seed, scratch=scratch)
             merged, walk = merge_block(self._placed(block), self._method, self._parameters, whole)
