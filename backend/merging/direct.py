@@ -49,7 +49,7 @@ class Direct:
         goal = read_array(tuned, begin, end, self._scratch.part(1, end - begin))
         target = np.frombuffer(self._scratch.part(2, end - begin), start.dtype, start.size)
         most = SURELY_FINITE
-        if whole.fresh:
+        if whole.fresh:  # later rounds see the same numbers, and only look at what they make of them
             most = max(_checked(goal, name, "fine_tuned"), _checked(start, name, "aligned"))
         place = self._models.place(name, begin, seed=self._seed)
         knobs = settled(self._parameters, place)
@@ -105,8 +105,10 @@ def _walk(start: Array, goal: Array, blend: Blend, whole: Whole) -> Walk:
     if (known := blend.walk()) is not None:
         return walk + known if whole.first else walk
     begin, end = widened(start), widened(goal)
-    exact = begin * np.float32(blend.first) + end * np.float32(blend.second)
-    exact = exact if not blend.is_end else begin if blend.first else end
+    if blend.is_end:
+        exact = begin if blend.first else end
+    else:
+        exact = begin * np.float32(blend.first) + end * np.float32(blend.second)
     return walk + walk_of(exact - begin, end - begin, compiled=whole.large)
 
 

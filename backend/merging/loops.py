@@ -18,11 +18,8 @@ from numba.extending import intrinsic, overload
 
 HALF, SINGLE = numba.types.uint16, numba.types.float32
 bits, single, double = np.uint32, np.float32, np.float64
-LANES, BITS, STRIDE = (
-    512,
-    24,
-    0x9E3779B9,
-)  # of arrays and place; what is kept lasts until this file changes
+# As in arrays and place. What Numba keeps lasts until this file changes, so they stand here too.
+LANES, BITS, STRIDE = 512, 24, 0x9E3779B9
 
 
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
